@@ -23,6 +23,9 @@ const UP: &str = "\x1b[A";
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 
+/// Path of a question.
+const QUESTIONS: &str = "/v1/chat/completions";
+
 /// Gateway with the models `big` and `small`, whose answers to questions are a script.
 struct Gateway {
     listener: Listener,
@@ -42,7 +45,7 @@ impl Gateway {
             match call.path.as_str() {
                 "/v1/models" => answer.status(200, &models),
                 "/api/ps" => answer.status(200, &json!({"models": [{"name": "small"}]})),
-                "/v1/chat/completions" => script(&last_question(call), answer),
+                QUESTIONS => script(&last_question(call), answer),
                 _ => answer.refuse(404),
             }
         });
@@ -57,20 +60,23 @@ impl Gateway {
         command
     }
 
+    /// Calls that ask the model.
+    fn questions(&self) -> Vec<Call> {
+        let mut calls = self.calls.all();
+        calls.retain(|call| call.path == QUESTIONS);
+        calls
+    }
+
     /// Waits until so many questions have come.
     fn asked(&self, times: usize) {
         eventually("the question arrives", || {
-            let calls = self.calls.all();
-            let questions = calls.iter().filter(|call| !call.body.is_null());
-            (questions.count() == times).then_some(())
+            (self.questions().len() == times).then_some(())
         });
     }
 
     /// Messages of the question with this number, from 1: author and text.
     fn question(&self, number: usize) -> Vec<(String, String)> {
-        let calls = self.calls.all();
-        let mut questions = calls.iter().filter(|call| !call.body.is_null());
-        let call = questions.nth(number - 1).unwrap();
+        let call = &self.questions()[number - 1];
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let messages = call.body["messages"].as_array().unwrap().iter();
         messages

@@ -102,6 +102,7 @@ mod registrations;
 mod registries;
 mod reserve;
 mod retention;
+mod routes;
 mod run_files;
 mod sandbox;
 mod sandbox_inference;

@@ -11,7 +11,6 @@ use std::{
     io::Write as _,
     sync::{Arc, Mutex, mpsc},
     thread,
-    time::{Duration, Instant},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -122,13 +121,6 @@ fn cut_stream_ends_with_error() {
     call("/api/chat", "{\"mess").unwrap_err();
 }
 
-/// Times that it takes until a call has ended upstream, once its client has left.
-fn times_to_end(leave: impl Fn() -> Duration) -> Vec<Duration> {
-    let mut times: Vec<_> = (0..7).map(|_| leave()).collect();
-    times.sort();
-    times
-}
-
 #[test]
 fn client_that_leaves_ends_call_upstream() {
     let home = tempfile::tempdir().unwrap();
@@ -136,29 +128,19 @@ fn client_that_leaves_ends_call_upstream() {
     let (script, held) = holding();
     let _node = model_node(&orchestrator, "a", &["tiny:latest"], script);
     let user = orchestrator.login();
-    let before_first_byte = times_to_end(|| {
-        let client = send(&user, &chat("tiny"));
-        let mut answer = held.recv().unwrap();
-        let left = Instant::now();
-        drop(client);
-        answer.wait_gone();
-        left.elapsed()
-    });
-    let in_stream = times_to_end(|| {
-        let client = send(&user, &stream_request());
-        let mut pieces: Pieces = held.recv().unwrap().pieces(EVENTS);
-        pieces.send(&event("one"));
-        let mut byte = [0];
-        std::io::Read::read_exact(&mut &client, &mut byte).unwrap();
-        let left = Instant::now();
-        drop(client);
-        pieces.wait_gone();
-        left.elapsed()
-    });
-    // A busy machine may delay some.
-    for times in [before_first_byte, in_stream] {
-        assert!(times[0] < Duration::from_millis(100), "{times:?}");
-    }
+    // Before the first byte.
+    let client = send(&user, &chat("tiny"));
+    let mut answer = held.recv().unwrap();
+    drop(client);
+    answer.wait_gone();
+    // In a stream.
+    let client = send(&user, &stream_request());
+    let mut pieces: Pieces = held.recv().unwrap().pieces(EVENTS);
+    pieces.send(&event("one"));
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut &client, &mut byte).unwrap();
+    drop(client);
+    pieces.wait_gone();
 }
 
 #[test]

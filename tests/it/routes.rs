@@ -1,0 +1,186 @@
+//! Calls of every listener, and which of them need no credentials.
+
+use crate::support::{Orchestrator, Worker, uuid};
+
+/// Every call of every listener, and whether it answers without a token. A new call must be
+/// added here.
+fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
+    let open = |path: &str| ("GET", path.to_owned(), true);
+    let gateway = vec![
+        ("POST", "/v1/auth/login".to_owned(), true),
+        ("POST", "/v1/auth/refresh".to_owned(), true),
+        ("POST", "/v1/auth/logout".to_owned(), false),
+        ("GET", "/v1/users/me".to_owned(), false),
+        ("POST", "/v1/users/me/password".to_owned(), false),
+        ("POST", "/v1/users".to_owned(), false),
+        ("GET", "/v1/users".to_owned(), false),
+        ("POST", format!("/v1/users/{id}/disable"), false),
+        ("POST", format!("/v1/users/{id}/enable"), false),
+        ("POST", format!("/v1/users/{id}/revoke_sessions"), false),
+        ("POST", format!("/v1/users/{id}/reset_password"), false),
+        ("POST", "/v1/keys".to_owned(), false),
+        ("GET", "/v1/keys".to_owned(), false),
+        ("DELETE", format!("/v1/keys/{id}"), false),
+        ("GET", "/v1/audit".to_owned(), false),
+        ("GET", "/v1/usage".to_owned(), false),
+        ("POST", "/v1/tasks".to_owned(), false),
+        ("GET", "/v1/tasks".to_owned(), false),
+        ("GET", format!("/v1/tasks/{id}"), false),
+        ("DELETE", format!("/v1/tasks/{id}"), false),
+        ("GET", format!("/v1/tasks/{id}/result"), false),
+        ("GET", format!("/v1/tasks/{id}/logs"), false),
+        ("POST", format!("/v1/tasks/{id}/cancel"), false),
+        ("POST", format!("/v1/tasks/{id}/stdin"), false),
+        ("GET", format!("/v1/tasks/{id}/artifacts"), false),
+        ("POST", "/v1/artifacts".to_owned(), false),
+        ("GET", "/v1/artifacts".to_owned(), false),
+        ("GET", format!("/v1/artifacts/{id}"), false),
+        ("DELETE", format!("/v1/artifacts/{id}"), false),
+        ("GET", "/v1/nodes".to_owned(), false),
+        ("GET", "/v1/nodes/box".to_owned(), false),
+        ("DELETE", "/v1/nodes/box".to_owned(), false),
+        ("POST", "/v1/nodes/box/images".to_owned(), false),
+        ("POST", "/v1/nodes/box/drain".to_owned(), false),
+        ("POST", "/v1/nodes/box/resume".to_owned(), false),
+        ("GET", "/v1/nodes/box/models".to_owned(), false),
+        ("POST", "/v1/nodes/box/models:pull".to_owned(), false),
+        ("DELETE", "/v1/nodes/box/models/tiny".to_owned(), false),
+        open("/openapi.json"),
+        open("/healthz"),
+        open("/readyz"),
+        open("/metrics"),
+    ];
+    let control = vec![
+        ("POST", "/v1/nodes/register".to_owned(), true),
+        ("POST", "/v1/nodes/report".to_owned(), false),
+        ("POST", "/v1/nodes/capability".to_owned(), false),
+        ("GET", "/v1/nodes/config".to_owned(), false),
+        ("POST", "/v1/nodes/config".to_owned(), false),
+        open("/healthz"),
+        open("/readyz"),
+        open("/metrics"),
+    ];
+    let worker = worker_calls(id);
+    [gateway, control, worker]
+}
+
+fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
+    let open = |path: &str| ("GET", path.to_owned(), true);
+    vec![
+        ("POST", "/v1/worker/jobs:run".to_owned(), false),
+        ("GET", "/v1/worker/jobs".to_owned(), false),
+        ("GET", format!("/v1/worker/jobs/{id}"), false),
+        ("DELETE", format!("/v1/worker/jobs/{id}"), false),
+        ("POST", format!("/v1/worker/jobs/{id}:cancel"), false),
+        ("POST", format!("/v1/worker/jobs/{id}/stdin"), false),
+        ("GET", format!("/v1/worker/jobs/{id}/log"), false),
+        ("GET", format!("/v1/worker/jobs/{id}/artifacts/0"), false),
+        (
+            "GET",
+            format!("/v1/worker/contents/{}", "0".repeat(64)),
+            false,
+        ),
+        (
+            "PUT",
+            format!("/v1/worker/contents/{}", "0".repeat(64)),
+            false,
+        ),
+        ("POST", "/v1/worker/images:load".to_owned(), false),
+        ("GET", "/v1/worker/inference/api/tags".to_owned(), false),
+        ("POST", "/v1/worker/inference/api/chat".to_owned(), false),
+        ("GET", "/v1/worker/models".to_owned(), false),
+        ("POST", "/v1/worker/models:pull".to_owned(), false),
+        ("DELETE", "/v1/worker/models/tiny".to_owned(), false),
+        open("/healthz"),
+        open("/readyz"),
+        open("/metrics"),
+    ]
+}
+
+#[test]
+fn only_listed_routes_need_no_token() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let worker = Worker::start(&[]);
+    let listeners = [
+        &orchestrator.gateway,
+        &orchestrator.control,
+        &worker.api.anonymous(),
+    ];
+    for (listener, calls) in listeners.into_iter().zip(calls(&uuid())) {
+        for (method, path, open) in calls {
+            let json = [("Content-Type", "application/json")];
+            let reply = listener.call(method, &path, &json, b"{}");
+            if open {
+                assert!(
+                    ![401, 403, 404, 405].contains(&reply.status),
+                    "{method} {path}: {}",
+                    reply.text()
+                );
+            } else {
+                reply.problem(401, "unauthorized");
+            }
+        }
+    }
+}
+
+#[test]
+fn model_calls_need_credentials() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let calls = [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/tiny"),
+        ("POST", "/v1/chat/completions"),
+        ("POST", "/v1/completions"),
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/messages"),
+        ("GET", "/api/version"),
+        ("GET", "/api/tags"),
+        ("GET", "/api/ps"),
+        ("POST", "/api/chat"),
+        ("POST", "/api/generate"),
+        ("POST", "/api/embed"),
+        ("POST", "/api/show"),
+    ];
+    let json = [("Content-Type", "application/json")];
+    for (method, path) in calls {
+        let reply = orchestrator.gateway.call(method, path, &json, b"{}");
+        assert_eq!(reply.status, 401, "{method} {path}: {}", reply.text());
+        let path = format!("/v1/nodes/inference{path}");
+        let reply = orchestrator.control.call(method, &path, &json, b"{}");
+        assert_eq!(reply.status, 401, "{method} {path}: {}", reply.text());
+    }
+}
+
+#[test]
+fn list_of_routes_is_complete() {
+    let sources = [
+        &[
+            "src/orchestrator/gateway/mod.rs",
+            "src/orchestrator/health.rs",
+        ][..],
+        &[
+            "src/orchestrator/control_plane/mod.rs",
+            "src/orchestrator/health.rs",
+        ],
+        &["src/worker/api.rs"],
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (files, calls) in sources.iter().zip(calls("{id}")) {
+        let routes: usize = files
+            .iter()
+            .map(|file| {
+                crate::support::read(root.join(file))
+                    .matches(".route(")
+                    .count()
+            })
+            .sum();
+        assert_eq!(
+            routes,
+            calls.len(),
+            "{files:?}: add the new call to the list above, with what it needs"
+        );
+    }
+}
