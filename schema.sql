@@ -172,7 +172,8 @@ CREATE TABLE artifacts (
     name       TEXT NOT NULL,                    -- of an upload as the user chose it, else the path in the workspace
     sha256     TEXT NOT NULL,
     size_bytes INTEGER NOT NULL,
-    created_at INTEGER NOT NULL                  -- of an upload that was sent again, the last time
+    created_at INTEGER NOT NULL,                 -- of an upload that was sent again, the last time
+    is_executable INTEGER NOT NULL DEFAULT 0     -- whether a collected file was executable in the workspace
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX artifacts_by_user ON artifacts (user_id, id);
 CREATE INDEX artifacts_by_user_name ON artifacts (user_id, name, id);

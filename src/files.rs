@@ -91,11 +91,11 @@ pub(crate) struct Replacement {
 }
 
 impl Replacement {
-    /// Begins to replace the file at `path`. The new one gets the mode of any new file of this process.
-    pub(crate) fn begin(path: &Path) -> io::Result<Self> {
+    /// Begins to replace the file at `path`. The new one gets this mode, less the umask.
+    pub(crate) fn begin(path: &Path, mode: u32) -> io::Result<Self> {
         let temporary = Builder::new()
             .prefix(UNFINISHED_PREFIX)
-            .permissions(Permissions::from_mode(0o666))
+            .permissions(Permissions::from_mode(mode))
             .tempfile_in(directory_of(path))?;
         Ok(Self {
             temporary,
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(names(), [".new-directory", "psk"]);
         remove_temporary_files(&inside("missing"), Duration::ZERO);
 
-        let unfinished = Replacement::begin(&inside("result")).unwrap();
+        let unfinished = Replacement::begin(&inside("result"), 0o666).unwrap();
         let (_, path) = unfinished.temporary.keep().unwrap();
         assert!(is_unfinished(path.file_name().unwrap()));
         remove_unfinished_downloads(&inside("result"));

@@ -1,6 +1,6 @@
 //! Artifacts on the User API: files that were uploaded for tasks, and files that tasks left.
 
-use super::{ArtifactId, TaskId, jobs::files::ContentHash, time::Time};
+use super::{ArtifactId, TaskId, jobs::files::ContentHash, lenient::is_default, time::Time};
 use crate::api::problem::{Problem, ProblemKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Artifact {
     pub sha256: ContentHash,
     /// Time of the upload, or of the end of the task.
     pub created_at: Time,
+    /// Whether the file is a program or script that the task made executable.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub executable: bool,
     /// Task that left the file; absent for an upload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_id: Option<TaskId>,

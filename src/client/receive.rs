@@ -57,7 +57,8 @@ pub(super) fn to_file(
         return Err(Failure::new(Exit::Conflict, text));
     }
     sweep(path);
-    let mut file = Replacement::begin(path).map_err(named)?;
+    let mode = if artifact.executable { 0o777 } else { 0o666 };
+    let mut file = Replacement::begin(path, mode).map_err(named)?;
     copy(api, artifact, &mut file)?;
     file.commit().map_err(named)
 }

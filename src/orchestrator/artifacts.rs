@@ -110,7 +110,11 @@ async fn add(
 ) -> Result<Artifact, ApiError> {
     let StoredContent { content, pin } = stored;
     let hash = content.sha256.clone();
-    let new = NewArtifact { name, content };
+    let new = NewArtifact {
+        name,
+        content,
+        is_executable: false,
+    };
     let added = state
         .store
         .artifact_add(caller.authority(), new, Time::now());

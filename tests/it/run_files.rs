@@ -30,7 +30,7 @@ fn directory_goes_in_and_results_come_out() {
     let cluster = Cluster::start();
     let project = project(&cluster);
     let script = "test ! -e noise.log && test -L link && mkdir out && ./count.sh && \
-                  mkdir -p artifacts && cp data/input.txt artifacts/copy && exit 3";
+                  mkdir -p artifacts && cp data/input.txt artifacts/copy && cp count.sh artifacts/tool && exit 3";
     let mut command = cluster.cli(&[
         "run",
         "--upload",
@@ -49,6 +49,11 @@ fn directory_goes_in_and_results_come_out() {
     let read = |path: &str| fs::read_to_string(project.join(path)).unwrap();
     assert_eq!(read("results/out/words.txt").trim(), "3");
     assert_eq!(read("artifacts/copy"), "one two three\n");
+    let is_executable = |path: &str| {
+        let found = fs::metadata(project.join(path)).unwrap();
+        found.permissions().mode() & 0o100 != 0
+    };
+    assert!(is_executable("artifacts/tool") && !is_executable("artifacts/copy"));
 
     let tasks = cluster.user.get("/v1/tasks?limit=1").json(200);
     let id = tasks["tasks"][0]["id"].as_str().unwrap().to_owned();

@@ -21,6 +21,9 @@ pub struct JobArtifact {
     pub path: String,
     /// Number of bytes.
     pub size_bytes: u64,
+    /// Whether its owner may execute it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub executable: bool,
 }
 
 /// Files that should have been collected, or stored, and were not.

@@ -23,7 +23,7 @@ use crate::api::{
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_from_iter};
 use std::collections::BTreeSet;
 
-const COLUMNS: &str = "id, name, sha256, size_bytes, created_at, task_id";
+const COLUMNS: &str = "id, name, sha256, size_bytes, is_executable, created_at, task_id";
 /// Upload of a user with this name and content.
 const SAME_UPLOAD: &str =
     "SELECT id FROM artifacts WHERE sha256 = ?1 AND user_id = ?2 AND name = ?3 AND task_id IS NULL";
@@ -48,6 +48,7 @@ fn artifact(row: &Row<'_>) -> rusqlite::Result<Artifact> {
         name: row.get("name")?,
         size_bytes: u64::try_from(row.get::<_, i64>("size_bytes")?).unwrap_or(0),
         sha256: row.get("sha256")?,
+        executable: row.get("is_executable")?,
         created_at: row.get("created_at")?,
         task_id: row.get("task_id")?,
     })
@@ -80,10 +81,14 @@ fn insert(
 ) -> Result<ArtifactId, StoreError> {
     let id = ArtifactId::new();
     let mut statement = c.prepare_cached(
-        "INSERT INTO artifacts (id, user_id, task_id, name, sha256, size_bytes, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO artifacts (id, user_id, task_id, name, sha256, size_bytes, is_executable, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
-    let NewArtifact { name, content } = new;
+    let NewArtifact {
+        name,
+        content,
+        is_executable,
+    } = new;
     statement.execute(params![
         id,
         owner,
@@ -91,6 +96,7 @@ fn insert(
         name,
         content.sha256,
         size(content),
+        is_executable,
         now
     ])?;
     Ok(id)

@@ -10,6 +10,8 @@ pub struct NewArtifact {
     pub name: String,
     /// Content.
     pub content: Content,
+    /// Whether it was executable in the workspace.
+    pub is_executable: bool,
 }
 
 /// Filter for a list of artifacts.

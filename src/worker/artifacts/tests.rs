@@ -170,6 +170,7 @@ fn interrupted_collection_is_completed() {
             .map(|path| JobArtifact {
                 path: path.to_owned(),
                 size_bytes: path.len() as u64,
+                executable: false,
             })
             .into(),
         skipped: None,

@@ -8,7 +8,10 @@ use crate::api::jobs::{
     patterns::Patterns,
 };
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2,
+        statat,
+    },
     io::Errno,
 };
 use std::{
@@ -251,14 +254,15 @@ impl Walk<'_> {
             FileType::Directory => {}
             _ if !self.patterns.is_match(path) => {}
             FileType::RegularFile if stat.st_dev == self.device => {
-                self.take(path, u64::try_from(stat.st_size).unwrap_or(u64::MAX));
+                self.take(path, &stat);
             }
             _ => self.found.skips.add(Skip::NotRegular, path),
         }
         Ok(None)
     }
 
-    fn take(&mut self, path: &[u8], size_bytes: u64) {
+    fn take(&mut self, path: &[u8], stat: &Stat) {
+        let size_bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
         let Ok(text) = std::str::from_utf8(path) else {
             return self.found.skips.add(Skip::NotUtf8, path);
         };
@@ -276,6 +280,7 @@ impl Walk<'_> {
         self.found.artifacts.push(JobArtifact {
             path: text.to_owned(),
             size_bytes,
+            executable: Mode::from_raw_mode(stat.st_mode).contains(Mode::XUSR),
         });
     }
 }

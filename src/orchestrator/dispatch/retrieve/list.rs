@@ -76,6 +76,7 @@ mod tests {
         let artifacts = list.map(|(path, size_bytes, _)| JobArtifact {
             path: path.to_owned(),
             size_bytes,
+            executable: false,
         });
         let objections = objections(&artifacts, &spec);
         for ((path, _, is_meant), objection) in list.iter().zip(objections) {

@@ -30,6 +30,7 @@ pub(super) fn record(last: &mut ResultEvent, fetched: Vec<Fetched>) -> Retrieved
                 retrieved.artifacts.push(NewArtifact {
                     name: artifact.path.clone(),
                     content,
+                    is_executable: artifact.executable,
                 });
                 retrieved.pins.push(pin);
                 last.result.artifacts.push(artifact);

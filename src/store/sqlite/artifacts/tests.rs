@@ -31,6 +31,7 @@ fn new(name: &str, text: &str) -> NewArtifact {
     NewArtifact {
         name: name.to_owned(),
         content: content(text),
+        is_executable: false,
     }
 }
 

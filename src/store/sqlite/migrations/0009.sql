@@ -1,4 +1,5 @@
--- From version 8 to 9: API keys, the use of models, and the key by which an audited call was made.
+-- From version 8 to 9: API keys, the use of models, the key by which an audited call was made, and whether an artifact
+-- was executable.
 
 CREATE TABLE api_keys (
     id TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users (id), name TEXT NOT NULL, prefix TEXT NOT NULL,
@@ -16,3 +17,4 @@ CREATE TABLE inference_usage (
 CREATE INDEX inference_usage_by_day ON inference_usage (day);
 CREATE INDEX inference_usage_by_task ON inference_usage (task_id) WHERE task_id <> '';
 ALTER TABLE audit_log ADD COLUMN api_key TEXT;
+ALTER TABLE artifacts ADD COLUMN is_executable INTEGER NOT NULL DEFAULT 0;
