@@ -112,8 +112,8 @@ fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands the listeners to each owner that connects in `dir`, from the time on when there are some, of which it notifies
-/// `updates`. Ends with the supervisor.
+/// Hands the listeners to each owner that connects in `dir`. An owner that comes before there are some gets none, and
+/// comes again when `updates` notifies that there are. Ends with the supervisor.
 pub(crate) async fn hand_over(
     dir: PathBuf,
     mut received: watch::Receiver<Option<Vec<OwnedFd>>>,
@@ -123,29 +123,32 @@ pub(crate) async fn hand_over(
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     loop {
-        // An error means that the supervisor is gone.
-        while received.borrow_and_update().is_none() {
-            received.changed().await.map_err(io::Error::other)?;
-        }
-        updates.send_replace(());
         tokio::select! {
-            accepted = listener.accept() => {
-                let owner = match accepted {
-                    Ok((owner, _)) => owner,
-                    Err(error) => {
-                        tracing::warn!(%error, "no connection for the listeners of the sandbox; retrying");
-                        sleep(RETRY_INTERVAL).await;
-                        continue;
-                    }
-                };
-                let listeners = received.borrow();
-                let sent = listeners.as_deref().map(|listeners| send_now(owner.as_fd(), listeners));
-                if let Some(Err(error)) = sent {
-                    tracing::warn!(%error, "listeners of the sandbox not handed over");
+            accepted = listener.accept() => match accepted {
+                Ok((owner, _)) => send_received(&owner, &received),
+                Err(error) => {
+                    tracing::warn!(%error, "no connection for the listeners of the sandbox; retrying");
+                    sleep(RETRY_INTERVAL).await;
                 }
+            },
+            // An error means that the supervisor is gone.
+            changed = received.changed() => {
+                changed.map_err(io::Error::other)?;
+                // Only here: an owner that gets an update for each of its tries would try for ever.
+                updates.send_replace(());
             }
-            changed = received.changed() => changed.map_err(io::Error::other)?,
         }
+    }
+}
+
+/// Sends an owner the listeners, if there are some.
+fn send_received(owner: &UnixStream, received: &watch::Receiver<Option<Vec<OwnedFd>>>) {
+    let listeners = received.borrow();
+    let sent = listeners
+        .as_deref()
+        .map(|listeners| send_now(owner.as_fd(), listeners));
+    if let Some(Err(error)) = sent {
+        tracing::warn!(%error, "listeners of the sandbox not handed over");
     }
 }
 
@@ -206,6 +209,8 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpStream,
+        task::yield_now,
+        time::timeout,
     };
 
     #[tokio::test]
@@ -220,6 +225,12 @@ mod tests {
         let mut updated = updates.subscribe();
         let served = hand_over(dir.path().to_owned(), received.subscribe(), updates);
         let owners = async {
+            while !dir.path().join(SOCKET_FILE).exists() {
+                yield_now().await;
+            }
+            let early = timeout(RETRY_INTERVAL, take(dir.path())).await;
+            assert!(early.unwrap().unwrap().is_none());
+            assert!(!updated.has_changed().unwrap());
             received.send_replace(Some(vec![socket.into(), tcp.into()]));
             updated.changed().await.unwrap();
             for _ in 0..2 {
@@ -236,6 +247,7 @@ mod tests {
                 accepted.read_exact(&mut byte).await.unwrap();
                 assert_eq!(&byte, b"x");
             }
+            assert!(!updated.has_changed().unwrap(), "an owner causes no update");
         };
         tokio::select! {
             ended = served => panic!("ended early: {ended:?}"),

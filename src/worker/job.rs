@@ -23,7 +23,7 @@ use super::{
     ledger::Job,
     prepare::{PrepareError, engine_error, limits_of, prepare},
     prompt,
-    sandbox_inference::SandboxModels,
+    sandbox_inference::serve_models,
 };
 use crate::{
     api::{
@@ -46,7 +46,7 @@ use crate::{
     spool::{JobEnd, Spool},
 };
 use futures_util::FutureExt as _;
-use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument as _;
 
@@ -261,7 +261,7 @@ async fn supervise(
     stdin.mark_changed();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
-    let mut models = SandboxModels::new(ctx, job);
+    let mut models = pin!(serve_models(ctx, job));
     loop {
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
@@ -272,7 +272,6 @@ async fn supervise(
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
-                models.serve_when_ready().await;
                 if !pins.is_empty() {
                     let request = job.with_spool(Spool::request).await;
                     if matches!(request.flatten(), Ok(None)) {
@@ -296,6 +295,7 @@ async fn supervise(
                 }
                 job.notify();
             }
+            never = &mut models => match never {},
             // The sender lives in `job`.
             Ok(()) = stdin.changed() => handle.notify_stdin(),
             request = stop_requested(job, sent) => {

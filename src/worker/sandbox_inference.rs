@@ -17,6 +17,7 @@ use crate::{
         problem::{Problem, ProblemKind},
     },
     background,
+    backoff::Backoff,
     http::{
         client::Client,
         private::{PrivateListener, serve_private},
@@ -27,11 +28,12 @@ use crate::{
         server::Shutdown,
     },
     inference::{Endpoint, Family, MAX_REQUEST_BYTES, error::renderer, relay},
+    retry::retry,
     sandbox::listeners::{self, SandboxListener},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, io, path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -42,6 +44,8 @@ use zeroize::Zeroizing;
 const MAX_CONNECTIONS: usize = 16;
 /// Time for a shim to hand the listeners over.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Delay before a shim is asked again that did not hand them over, such as for want of free descriptors.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after which a call may be sent again that found no orchestrator.
 const RETRY_AFTER_SECONDS: u64 = 5;
 /// Path of one model. A name may hold slashes.
@@ -89,56 +93,55 @@ struct SandboxApi {
     job: JobId,
 }
 
-/// Server of the model API inside of one sandbox, from the time on when its shim has the listeners; ends when dropped,
-/// and all calls with it.
-pub(super) struct SandboxModels<'a> {
-    ctx: &'a WorkerContext,
-    job: &'a Job,
-    serving: Option<watch::Sender<bool>>,
+/// Serves the model API in the sandbox of a job that may use models, from the time on when its shim has the listeners.
+/// Never ends; when dropped, all calls end.
+pub(super) async fn serve_models(ctx: &WorkerContext, job: &Job) -> Infallible {
+    if !job.accepted.inference {
+        return pending().await;
+    }
+    let backoff = Backoff::new(RETRY_INTERVAL, RETRY_INTERVAL);
+    let taken = retry(backoff, "take the listeners of a sandbox", || {
+        take_listeners(job.spool.path(), job.subscribe())
+    });
+    let listeners = taken.await;
+    let _stop = serve(ctx, job, listeners);
+    pending().await
 }
 
-impl<'a> SandboxModels<'a> {
-    pub(super) fn new(ctx: &'a WorkerContext, job: &'a Job) -> Self {
-        Self {
-            ctx,
-            job,
-            serving: None,
+/// Listeners of the shim in `dir`, as soon as it has them, of which it notifies `updates`.
+async fn take_listeners(
+    dir: &Path,
+    mut updates: watch::Receiver<()>,
+) -> io::Result<Vec<SandboxListener>> {
+    loop {
+        updates.mark_unchanged();
+        let taken = timeout(HANDOVER_TIMEOUT, listeners::take(dir)).await;
+        let taken = taken.map_err(|_| io::Error::other("the shim does not hand them over"))?;
+        if let Some(listeners) = taken? {
+            return Ok(listeners);
         }
+        // An update that was lost is made up for.
+        let _ = timeout(RETRY_INTERVAL, updates.changed()).await;
     }
+}
 
-    /// Starts to serve, if the job may use models and its shim has the listeners by now.
-    pub(super) async fn serve_when_ready(&mut self) {
-        if !self.job.accepted.inference || self.serving.is_some() {
-            return;
-        }
-        let taken = timeout(HANDOVER_TIMEOUT, listeners::take(self.job.spool.path()));
-        match taken.await {
-            Ok(Ok(Some(listeners))) => self.serve(listeners),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "calls of models from the sandbox are not served; retrying");
-            }
-            Err(_) => tracing::warn!("shim hands over no listeners; retrying"),
-        }
+/// Starts to serve; ends when the sender is dropped.
+fn serve(ctx: &WorkerContext, job: &Job, listeners: Vec<SandboxListener>) -> watch::Sender<bool> {
+    let (stop, stopped) = watch::channel(false);
+    let api = Arc::new(SandboxApi {
+        gateway: ctx.models.clone(),
+        job: job.accepted.job_id,
+    });
+    let router = router(api, ctx);
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    for listener in listeners {
+        let listener = match listener {
+            SandboxListener::Unix(listener) => PrivateListener::Unix(listener),
+            SandboxListener::Tcp(listener) => PrivateListener::Tcp(listener),
+        };
+        serve_listener(listener, router.clone(), &room, stopped.clone());
     }
-
-    fn serve(&mut self, listeners: Vec<SandboxListener>) {
-        let (stop, stopped) = watch::channel(false);
-        let api = Arc::new(SandboxApi {
-            gateway: self.ctx.models.clone(),
-            job: self.job.accepted.job_id,
-        });
-        let router = router(api, self.ctx);
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        for listener in listeners {
-            let listener = match listener {
-                SandboxListener::Unix(listener) => PrivateListener::Unix(listener),
-                SandboxListener::Tcp(listener) => PrivateListener::Tcp(listener),
-            };
-            serve_listener(listener, router.clone(), &room, stopped.clone());
-        }
-        self.serving = Some(stop);
-    }
+    stop
 }
 
 fn serve_listener(
@@ -237,8 +240,39 @@ fn unavailable(reason: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{listeners::Received, *};
     use proptest::prelude::*;
+    use std::os::unix::net::UnixListener;
+
+    #[tokio::test]
+    async fn listeners_are_taken_when_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (received, updates) = (Received::new(None), watch::Sender::new(()));
+        let dir_of_shim = dir.path().to_owned();
+        let handed_over = listeners::hand_over(dir_of_shim, received.subscribe(), updates.clone());
+        let mut seen = updates.subscribe();
+        let taken = async {
+            let later = async {
+                let bind = |name| UnixListener::bind(dir.path().join(name)).unwrap().into();
+                received.send_replace(Some(vec![bind("a"), bind("b")]));
+                seen.changed().await.unwrap();
+            };
+            let (taken, ()) = tokio::join!(take_listeners(dir.path(), updates.subscribe()), later);
+            taken
+        };
+        tokio::select! {
+            ended = handed_over => panic!("ended early: {ended:?}"),
+            taken = taken => assert_eq!(taken.unwrap().len(), 2),
+        }
+    }
+
+    #[tokio::test]
+    async fn shims_out_of_reach_are_errors() {
+        let no_dir = tempfile::NamedTempFile::new().unwrap();
+        let updates = watch::Sender::new(());
+        let taken = take_listeners(no_dir.path(), updates.subscribe()).await;
+        assert!(taken.is_err(), "tried again by the timer, not by updates");
+    }
 
     #[test]
     fn names_with_other_paths_are_refused() {
