@@ -64,7 +64,8 @@ fn add(c: &Connection, record: &UsageRecord) -> Result<(), StoreError> {
     audit::add(c, &record.event)
 }
 
-/// Records what a model did for a task that is a prompt, and for how long, in the transaction that ends its job.
+/// Records what a model did for a task that is a prompt, and for how long, in the transaction that ends its job. A node
+/// is not trusted to say this of another task, nor to rename the model that the prompt names.
 pub(super) fn add_prompt(
     c: &Connection,
     job: JobId,
@@ -72,14 +73,19 @@ pub(super) fn add_prompt(
     now: Time,
 ) -> Result<(), StoreError> {
     let mut statement = c.prepare_cached(
-        "SELECT tasks.id, users.id, users.handle, nodes.slug
+        "SELECT tasks.id, users.id, users.handle, nodes.slug, tasks.spec ->> '$.sandbox.prompt.model'
          FROM jobs JOIN tasks ON tasks.id = jobs.task_id JOIN users ON users.id = tasks.user_id
-         LEFT JOIN nodes ON nodes.id = jobs.node_id WHERE jobs.id = ?1",
+         LEFT JOIN nodes ON nodes.id = jobs.node_id
+         WHERE jobs.id = ?1 AND json_type(tasks.spec, '$.sandbox.prompt') = 'object'",
     )?;
-    let (task, user, handle, node): (TaskId, UserId, String, Option<String>) = statement
-        .query_row([job], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
+    let mut rows = statement.query([job])?;
+    let Some(row) = rows.next()? else {
+        return Ok(());
+    };
+    let (task, user): (TaskId, UserId) = (row.get(0)?, row.get(1)?);
+    let (handle, node): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+    let named: Option<String> = row.get(4)?;
+    let model = named.unwrap_or_else(|| inference.model.clone());
     let (read, written) = (inference.prompt_tokens, inference.completion_tokens);
     let of_node = node.map(|node| format!("node {node}, "));
     let of_node = of_node.unwrap_or_default();
@@ -87,13 +93,13 @@ pub(super) fn add_prompt(
     let details = format!("task {task}, {of_node}{read} tokens in, {written} out, {took} ms");
     let event = AuditEvent::new(AuditAction::InferenceRequest, now, None)
         .by(user, handle)
-        .to(&inference.model)
+        .to(&model)
         .with_details(details);
     let record = UsageRecord {
         user,
         key: None,
         task: Some(task),
-        model: inference.model.clone(),
+        model,
         prompt_tokens: read,
         completion_tokens: written,
         event,

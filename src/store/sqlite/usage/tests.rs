@@ -253,6 +253,47 @@ async fn each_request_is_audited() {
     assert_eq!(store.audit_list(ann, filter).await.unwrap().len(), 2);
 }
 
+#[tokio::test]
+async fn results_count_for_prompts_only() {
+    for (sandbox, expected) in [
+        (
+            r#"{"prompt":{"text":"why?","model":"asked"}}"#,
+            Some("asked"),
+        ),
+        (r#"{"prompt":{"text":"why?"}}"#, Some("reported")),
+        (r#"{"image":"i","use_inference":true}"#, None),
+        (r#"{"image":"i","prompt":null}"#, None),
+    ] {
+        let ann = UserId::new();
+        let (store, _home) = open(&[(ann, "ann")]).await;
+        let spec = format!(r#"{{"sandbox":{sandbox}}}"#);
+        let end = store.write(move |c| {
+            let (task, job) = (TaskId::new(), JobId::new());
+            c.execute(
+                "INSERT INTO tasks (id, user_id, status, spec, created_at, updated_at)
+                 VALUES (?1, ?2, 'completed', ?3, 1, 1)",
+                params![task, ann, spec],
+            )?;
+            c.execute(
+                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at)
+                 VALUES (?1, ?2, 'completed', 1, 1, 1)",
+                params![job, task],
+            )?;
+            let inference = JobInference {
+                model: "reported".to_owned(),
+                prompt_tokens: 3,
+                completion_tokens: 5,
+            };
+            add_prompt(c, job, (&inference, Duration::ZERO), NOON)
+        });
+        end.await.unwrap();
+        let sums = list(&store, filter(&[UsageField::Model])).await;
+        let models: Vec<_> = sums.iter().map(|sum| sum.model.as_deref()).collect();
+        let expected: Vec<_> = expected.into_iter().map(Some).collect();
+        assert_eq!(models, expected, "{sandbox}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
