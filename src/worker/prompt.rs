@@ -211,6 +211,10 @@ async fn read(
     outputs: &Sender<Output>,
 ) -> Result<(), Refusal> {
     let (mut bytes, mut is_finished) = (BytesMut::new(), false);
+    let mut tokens = Tokens {
+        inference,
+        is_counted: false,
+    };
     // Bytes without an end of a line, which are not looked through again.
     let mut searched = 0;
     while let Some(frame) = body.frame().await {
@@ -226,7 +230,7 @@ async fn read(
                 Event::Failed(reason) => return Err(server_failed(&reason)),
             };
             is_finished |= chunk.finish_reason.is_some();
-            send(chunk, inference, outputs).await?;
+            send(chunk, &mut tokens, outputs).await?;
         }
         searched = bytes.len();
         if searched > MAX_EVENT_BYTES {
@@ -246,15 +250,35 @@ fn data_of(line: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(data).trim().to_owned())
 }
 
+/// Tokens of an answer that arrives.
+struct Tokens<'a> {
+    inference: &'a mut JobInference,
+    /// Whether the model server has counted those of the answer.
+    is_counted: bool,
+}
+
+impl Tokens<'_> {
+    /// Counts an event. The server's counts come last, and not at all where the answer is stopped: until then its parts
+    /// stand for its tokens. Most servers send one for each token.
+    fn count(&mut self, chunk: &Chunk) {
+        let usage = chunk.usage.unwrap_or_default();
+        let inference = &mut *self.inference;
+        inference.prompt_tokens = inference.prompt_tokens.max(usage.prompt_tokens);
+        if usage.completion_tokens > 0 {
+            self.is_counted = true;
+            inference.completion_tokens = usage.completion_tokens;
+        } else if !self.is_counted {
+            inference.completion_tokens += chunk.parts.len() as u64;
+        }
+    }
+}
+
 async fn send(
     chunk: Chunk,
-    inference: &mut JobInference,
+    tokens: &mut Tokens<'_>,
     outputs: &Sender<Output>,
 ) -> Result<(), Refusal> {
-    if let Some(usage) = chunk.usage {
-        inference.prompt_tokens = usage.prompt_tokens;
-        inference.completion_tokens = usage.completion_tokens;
-    }
+    tokens.count(&chunk);
     for part in chunk.parts {
         // What a model thinks is no part of its answer.
         if let Part::Text(text) = part {

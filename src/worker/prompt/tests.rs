@@ -167,7 +167,7 @@ async fn models_that_answer_nothing_are_passed_over() {
 }
 
 #[tokio::test]
-async fn stopped_answers_name_their_model() {
+async fn stopped_answers_have_model_and_counts() {
     let (server, requests) = serve([http("200 OK", HALF).replace("Length: ", "Length: 9")]);
     let (sender, mut outputs) = channel(MAX_WAITING_PARTS);
     let (prompt, mut inference) = (prompt(Some("m")), None);
@@ -180,5 +180,11 @@ async fn stopped_answers_name_their_model() {
         }
     }
     requests.join().unwrap();
-    assert_eq!(inference.unwrap().model, "m");
+    let expected = JobInference {
+        model: "m".to_owned(),
+        prompt_tokens: 0,
+        // A thought and a text.
+        completion_tokens: 2,
+    };
+    assert_eq!(inference, Some(expected));
 }
