@@ -206,7 +206,7 @@ pub struct BodyReservation {
 impl BodyReservation {
     /// Empty reservation for a body of at most `limit` bytes. Fails with 503 where the `announced` bytes of an
     /// authorized request don't fit now; of unauthenticated clients only bytes that arrived count.
-    pub(super) fn open(account: Account, limit: usize, announced: usize) -> Result<Self, Problem> {
+    pub(crate) fn open(account: Account, limit: usize, announced: usize) -> Result<Self, Problem> {
         Self::open_in(&BUDGET, account, limit, announced)
     }
 

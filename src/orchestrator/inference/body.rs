@@ -64,7 +64,12 @@ struct Place {
 enum BodyState {
     Arriving,
     Complete,
-    Failed(Problem),
+    /// Invalid, or broken off.
+    Failed {
+        problem: Problem,
+        /// Whether the client may still be sending, which is read and dropped.
+        is_draining: bool,
+    },
 }
 
 /// Receiver of the rest of a body; ends when dropped.
@@ -152,19 +157,54 @@ impl RequestBody {
             }
             Err(problem) => problem,
         };
-        self.received.lock().state = BodyState::Failed(problem.clone());
-        self.changed.send_replace(());
+        self.fail(problem.clone(), true);
         // The client may send on before it reads the answer.
         source.chunks.drain().await;
+        self.fail(problem.clone(), false);
         Err(problem)
+    }
+
+    fn fail(&self, problem: Problem, is_draining: bool) {
+        self.received.lock().state = BodyState::Failed {
+            problem,
+            is_draining,
+        };
+        self.changed.send_replace(());
+    }
+
+    /// Output of work for which the body is needed. Where the body is invalid, or turns out to be, the work is dropped
+    /// at once, with its place in a queue or at a node; the problem follows when the client can read it.
+    pub(super) async fn while_valid<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let done = tokio::select! {
+            biased;
+            problem = self.wait_for(BodyState::failure) => Err(problem.into()),
+            done = work => done,
+        };
+        if done.is_err() {
+            self.wait_for(|state| (!state.is_draining()).then_some(()))
+                .await;
+        }
+        done
+    }
+
+    /// First answer to a question about the state that is one.
+    async fn wait_for<T>(&self, answer: impl Fn(&BodyState) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(answer) = answer(&self.received.lock().state) {
+                return answer;
+            }
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
     }
 
     /// Problem of a body that turned out to be invalid, or broke off.
     pub(super) fn failure(&self) -> Option<Problem> {
-        match &self.received.lock().state {
-            BodyState::Failed(problem) => Some(problem.clone()),
-            BodyState::Arriving | BodyState::Complete => None,
-        }
+        self.received.lock().state.failure()
     }
 
     /// Length of the whole, where it is known.
@@ -198,10 +238,23 @@ impl RequestBody {
     }
 }
 
+impl BodyState {
+    fn failure(&self) -> Option<Problem> {
+        match self {
+            Self::Failed { problem, .. } => Some(problem.clone()),
+            Self::Arriving | Self::Complete => None,
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        matches!(self, Self::Failed { is_draining, .. } if *is_draining)
+    }
+}
+
 impl Received {
     /// Next bytes after a place, which moves on: `Some(None)` at the end, `None` before they have arrived.
     fn read(&self, place: &mut Place) -> io::Result<Option<Option<Bytes>>> {
-        if let BodyState::Failed(problem) = &self.state {
+        if let BodyState::Failed { problem, .. } = &self.state {
             return Err(io::Error::other(problem.detail.clone()));
         }
         if let Some(next) = self.kept.read(place) {
@@ -279,32 +332,4 @@ fn too_slow() -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn readers_get_all_bytes_in_order(
-            steps in prop::collection::vec((0..2 * CHUNK_BYTES, 0..3usize), 0..20),
-        ) {
-            let (mut kept, mut expected) = (Kept::default(), Vec::new());
-            let mut readers = [(); 2].map(|()| (Place::default(), Vec::new()));
-            for (length, reader) in steps {
-                let sent: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
-                kept.append(&sent);
-                expected.extend(sent);
-                prop_assert_eq!(kept.len(), expected.len());
-                if let Some((place, got)) = readers.get_mut(reader) {
-                    got.extend(kept.read(place).unwrap_or_default());
-                }
-            }
-            for (mut place, mut got) in readers {
-                while let Some(bytes) = kept.read(&mut place) {
-                    got.extend(bytes);
-                }
-                prop_assert!(got == expected);
-            }
-        }
-    }
-}
+mod tests;

@@ -151,8 +151,12 @@ fn access_end(
 }
 
 impl ModelCall {
-    /// Tries nodes until the answer of one begins, or time is up.
+    /// Tries nodes until the answer of one begins, time is up, or the body turns out to be invalid.
     async fn begin(self) -> Result<Begun, ApiError> {
+        self.body.while_valid(self.begin_in_time()).await
+    }
+
+    async fn begin_in_time(&self) -> Result<Begun, ApiError> {
         let limit = time_limit(&self.state, self.endpoint);
         let begun = timeout(limit, self.try_nodes()).await;
         begun.unwrap_or_else(|_| {
