@@ -4,7 +4,8 @@
 //! clients have pools of their own, for large and for small ones, so that they can't crowd out users, nor
 //! registrations logins. One account gets at most a quarter of a pool, so that no user crowds out the others.
 //! An unauthenticated client can also send slowly, or all but the last byte: where a pool is used up, its
-//! oldest incomplete body is evicted for the newer one.
+//! oldest incomplete body is evicted for the newer one. Bodies of calls of models have a pool of their own, too:
+//! they are kept until a node answers, for minutes, and must not crowd out tasks and reports of nodes.
 
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -21,6 +22,8 @@ use uuid::Uuid;
 
 /// Pool for bodies of authorized requests, in bytes.
 const AUTHENTICATED_POOL_BYTES: usize = 56 * 1024 * 1024;
+/// Pool for bodies of authorized calls of models, in bytes.
+const MODELS_POOL_BYTES: usize = 64 * 1024 * 1024;
 /// Pool for large bodies of unauthenticated clients, such as registrations, in bytes.
 const ANONYMOUS_LARGE_POOL_BYTES: usize = 4 * 1024 * 1024;
 /// Pool for small bodies of unauthenticated clients, such as logins, in bytes.
@@ -45,6 +48,7 @@ pub enum Account {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Pool {
     Authenticated,
+    Models,
     AnonymousLarge,
     AnonymousSmall,
 }
@@ -69,9 +73,15 @@ impl Pool {
     fn bytes(self) -> usize {
         match self {
             Self::Authenticated => AUTHENTICATED_POOL_BYTES,
+            Self::Models => MODELS_POOL_BYTES,
             Self::AnonymousLarge => ANONYMOUS_LARGE_POOL_BYTES,
             Self::AnonymousSmall => ANONYMOUS_SMALL_POOL_BYTES,
         }
+    }
+
+    /// Whether its bodies are those of authorized requests, which are never evicted.
+    fn is_authorized(self) -> bool {
+        matches!(self, Self::Authenticated | Self::Models)
     }
 }
 
@@ -126,13 +136,13 @@ impl Usage {
     /// Reserves `bytes` more for a body, for which older ones may be evicted.
     fn reserve(&mut self, id: u64, bytes: usize) -> Result<(), Problem> {
         let Some(owner) = self.bodies.get(&id).map(|body| body.owner) else {
-            return Err(Shortage::All.problem());
+            return Err(evicted());
         };
         while let Some(shortage) = self.shortage(owner, bytes) {
             let oldest = self.oldest_unfinished(owner, shortage);
             // Only this body itself could still be evicted.
             let oldest = oldest.filter(|oldest| *oldest != id);
-            let oldest = oldest.ok_or_else(|| shortage.problem())?;
+            let oldest = oldest.ok_or_else(|| shortage.problem(owner.pool))?;
             self.remove(oldest);
         }
         *self.pools.entry(owner.pool).or_default() += bytes;
@@ -183,17 +193,28 @@ enum Shortage {
 }
 
 impl Shortage {
-    fn problem(self) -> Problem {
-        let text = match self {
-            Self::Own => {
+    fn problem(self, pool: Pool) -> Problem {
+        let text = match (self, pool) {
+            (Self::Own, Pool::Models) => {
+                "your calls of models that wait for an answer hold too much memory; send fewer at a time, and this one again"
+            }
+            (Self::All, Pool::Models) => {
+                "calls of models that wait for an answer hold too much memory; send this one again in a moment"
+            }
+            (Self::Own, _) => {
                 "too many of your request bodies are being received; send fewer at a time, and this one again"
             }
-            Self::All => {
+            (Self::All, _) => {
                 "too many request bodies are being received; send this one again in a moment"
             }
         };
         Problem::new(ProblemKind::Unavailable, text).retry_after(1)
     }
+}
+
+/// Problem of a body that was evicted for a newer one.
+fn evicted() -> Problem {
+    Shortage::All.problem(Pool::AnonymousLarge)
 }
 
 /// Memory reserved for one body; returned when dropped.
@@ -207,22 +228,27 @@ impl BodyReservation {
     /// Empty reservation for a body of at most `limit` bytes. Fails with 503 where the `announced` bytes of an
     /// authorized request don't fit now; of unauthenticated clients only bytes that arrived count.
     pub(crate) fn open(account: Account, limit: usize, announced: usize) -> Result<Self, Problem> {
-        Self::open_in(&BUDGET, account, limit, announced)
+        Self::open_in(&BUDGET, (account, account.pool(limit)), announced)
+    }
+
+    /// Reservation of the `announced` bytes of an authorized call of a model. Fails with 503 where they don't fit now.
+    pub(super) fn open_for_models(account: Account, announced: usize) -> Result<Self, Problem> {
+        let mut reservation = Self::open_in(&BUDGET, (account, Pool::Models), announced)?;
+        reservation.reserve(announced)?;
+        Ok(reservation)
     }
 
     fn open_in(
         budget: &'static Budget,
-        account: Account,
-        limit: usize,
+        (account, pool): (Account, Pool),
         announced: usize,
     ) -> Result<Self, Problem> {
-        let pool = account.pool(limit);
         let owner = PoolAccount { account, pool };
         let eviction = Arc::<Notify>::default();
         let mut usage = budget.0.lock();
-        let is_authorized = pool == Pool::Authenticated;
+        let is_authorized = pool.is_authorized();
         if let Some(shortage) = usage.shortage(owner, announced).filter(|_| is_authorized) {
-            return Err(shortage.problem());
+            return Err(shortage.problem(pool));
         }
         let id = usage.next;
         usage.next += 1;
@@ -249,7 +275,7 @@ impl BodyReservation {
         let eviction = Arc::clone(&self.eviction);
         async move {
             eviction.notified().await;
-            Shortage::All.problem()
+            evicted()
         }
     }
 
@@ -257,7 +283,7 @@ impl BodyReservation {
     pub(super) fn mark_complete(&mut self) -> Result<(), Problem> {
         let mut usage = self.budget.0.lock();
         let body = usage.bodies.get_mut(&self.id);
-        body.ok_or_else(|| Shortage::All.problem())?.eviction = None;
+        body.ok_or_else(evicted)?.eviction = None;
         Ok(())
     }
 }
@@ -269,108 +295,4 @@ impl Drop for BodyReservation {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LONG: usize = 256 * 1024;
-
-    fn budget() -> &'static Budget {
-        Box::leak(Box::default())
-    }
-
-    fn share(
-        budget: &'static Budget,
-        account: Account,
-        limit: usize,
-        bytes: usize,
-    ) -> Result<BodyReservation, Problem> {
-        let mut share = BodyReservation::open_in(budget, account, limit, bytes)?;
-        share.reserve(bytes)?;
-        Ok(share)
-    }
-
-    fn anonymous(last: u8) -> Account {
-        Account::anonymous(IpAddr::from([192, 0, 2, last]))
-    }
-
-    #[test]
-    fn one_account_gets_quarter_of_budget() {
-        let budget = budget();
-        let share = |account, bytes| share(budget, account, LONG, bytes);
-        let [ann, bob] = [(); 2].map(|()| Account::Authenticated(Uuid::now_v7()));
-        let _most = share(ann, AUTHENTICATED_POOL_BYTES / 4).unwrap();
-        let refused = share(ann, 1).err().unwrap();
-        assert_eq!(
-            (refused.kind, refused.retry_after),
-            (ProblemKind::Unavailable, Some(1))
-        );
-        drop(share(bob, AUTHENTICATED_POOL_BYTES / 4).unwrap());
-        let rest = share(Account::SoleClient, AUTHENTICATED_POOL_BYTES / 4 * 3).unwrap();
-        assert!(share(bob, 1).is_err(), "the budget is used up");
-        drop(rest);
-        share(bob, 1).unwrap();
-    }
-
-    #[test]
-    fn long_bodies_leave_budget_to_logins() {
-        let budget = budget();
-        let mut shares: Vec<_> = (0..4)
-            .map(|n| share(budget, anonymous(n), LONG, ANONYMOUS_LARGE_POOL_BYTES / 4).unwrap())
-            .collect();
-        for share in &mut shares {
-            share.mark_complete().unwrap();
-        }
-        assert!(share(budget, anonymous(9), LONG, 1).is_err());
-        share(budget, anonymous(9), SMALL_BODY_BYTES, 1).unwrap();
-        share(budget, Account::SoleClient, LONG, AUTHENTICATED_POOL_BYTES).unwrap();
-    }
-
-    #[test]
-    fn oldest_unfinished_body_makes_room() {
-        let budget = budget();
-        let quarter = ANONYMOUS_LARGE_POOL_BYTES / 4;
-        let mut held: Vec<_> = (0..4)
-            .map(|n| share(budget, anonymous(n), LONG, quarter).unwrap())
-            .collect();
-        held[0].mark_complete().unwrap();
-        let _own = share(budget, anonymous(2), LONG, 1).unwrap();
-        assert!(
-            held[2].reserve(1).is_err(),
-            "the oldest of that network went"
-        );
-        drop(share(budget, anonymous(8), LONG, quarter).unwrap());
-        assert!(held[1].reserve(1).is_err(), "then the oldest of all");
-        assert!(held[1].mark_complete().is_err());
-        held[3].mark_complete().unwrap();
-        held[0].mark_complete().unwrap();
-    }
-
-    proptest! {
-        #[test]
-        fn body_budget_is_returned_whole(steps in prop::collection::vec((0_u8..4, 0_usize..20 << 20, any::<bool>()), 0..50)) {
-            let budget = budget();
-            let mut shares = Vec::new();
-            for (who, bytes, is_finished) in steps {
-                let (account, bytes) = match who {
-                    0 => (Account::SoleClient, bytes),
-                    1 => (Account::Authenticated(Uuid::nil()), bytes),
-                    n => (anonymous(n), bytes / 16),
-                };
-                if let Ok(mut share) = share(budget, account, LONG, bytes) {
-                    if is_finished {
-                        share.mark_complete().unwrap();
-                    }
-                    shares.push(share);
-                }
-                let usage = budget.0.lock();
-                prop_assert!(usage.pools.iter().all(|(pool, bytes)| *bytes <= pool.bytes()));
-                prop_assert!(usage.accounts.iter().all(|(owner, bytes)| *bytes <= owner.limit_bytes()));
-            }
-            shares.clear();
-            let usage = budget.0.lock();
-            prop_assert!(usage.pools.values().all(|bytes| *bytes == 0));
-            prop_assert_eq!((usage.accounts.len(), usage.bodies.len()), (0, 0));
-        }
-    }
-}
+mod tests;

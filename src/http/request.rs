@@ -276,11 +276,16 @@ impl Request {
         BodyChunks::new(self.body.take())
     }
 
-    /// Memory for a body that a handler collects by itself, charged to the caller's account.
-    pub fn reserve_memory(&self) -> Result<BodyReservation, Problem> {
+    /// Memory for the body of a call of a model, charged to the caller's account in the pool of such calls: at once
+    /// for the `announced` bytes, so that a body that does not fit is refused before it is sent.
+    pub fn reserve_for_models(&self, announced: usize) -> Result<BodyReservation, Problem> {
+        BodyReservation::open_for_models(self.payer(), announced)
+    }
+
+    /// Account that the body is charged to.
+    fn payer(&self) -> Account {
         let account = self.account.get().copied();
-        let account = account.unwrap_or_else(|| Account::anonymous(self.connection.client));
-        BodyReservation::open(account, self.body_limit, 0)
+        account.unwrap_or_else(|| Account::anonymous(self.connection.client))
     }
 
     /// Id of the request, which the answer carries, too.
@@ -316,9 +321,8 @@ impl Request {
         let Some(body) = self.body.take() else {
             return Ok(Vec::new());
         };
-        let account = self.account.get().copied();
-        let account = account.unwrap_or_else(|| Account::anonymous(self.connection.client));
-        let mut reservation = BodyReservation::open(account, self.body_limit, length.unwrap_or(0))?;
+        let mut reservation =
+            BodyReservation::open(self.payer(), self.body_limit, length.unwrap_or(0))?;
         let bytes = body::receive(body, self.body_limit, &mut reservation).await;
         self.permit.mark_received();
         self.reservation = Some(reservation);

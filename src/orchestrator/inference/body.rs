@@ -1,5 +1,6 @@
 //! Body of a request: scanned while it arrives, passed on at once, and kept so that another node can get it from its
-//! beginning. It is dropped when no attempt needs it any more, and its memory is charged to the caller.
+//! beginning. It is dropped when no attempt needs it any more, and its memory is charged to the caller: the length that
+//! the client announced at once, else each chunk.
 
 use crate::{
     api::{
@@ -87,6 +88,8 @@ struct Source {
     scanner: Scanner,
     /// Time at which the body has to be complete.
     deadline: Instant,
+    /// Whether the memory of the whole body is reserved.
+    is_reserved: bool,
 }
 
 /// Body of a request whose model is known, the model, and the receiver of the rest, if any. Fails where the body is
@@ -100,11 +103,20 @@ pub(super) async fn receive(
         let detail = "send the body without Content-Encoding: the model is read from it";
         return Err(Problem::new(ProblemKind::UnsupportedMediaType, detail).into());
     }
-    let reservation = request.reserve_memory()?;
+    let chunks = request.chunks();
+    let length = chunks.announced_size();
     let mut source = Source {
-        chunks: request.chunks(),
+        chunks,
         scanner: Scanner::new(endpoint),
         deadline: Instant::now() + BODY_TIMEOUT,
+        is_reserved: length.is_some(),
+    };
+    let reservation = match reserve(request, length) {
+        Ok(reservation) => reservation,
+        Err(problem) => {
+            source.chunks.drain().await;
+            return Err(problem.into());
+        }
     };
     let body = Arc::new(RequestBody {
         received: Mutex::new(Received {
@@ -114,15 +126,8 @@ pub(super) async fn receive(
             stream: None,
         }),
         changed: watch::Sender::new(()),
-        length: source.chunks.announced_size(),
+        length,
     });
-    if body
-        .length
-        .is_some_and(|length| length > MAX_REQUEST_BYTES as u64)
-    {
-        source.chunks.drain().await;
-        return Err(HeadError::TooLarge.problem().into());
-    }
     let mut is_arriving = true;
     while is_arriving && source.scanner.model().is_none() {
         is_arriving = body.receive_chunk(&mut source).await?;
@@ -143,6 +148,15 @@ pub(super) async fn receive(
         Receiving(background::spawn("receive_model_request", rest))
     });
     Ok((body, model, receiving))
+}
+
+/// Memory for a body. Fails where the announced length is too large, or does not fit now.
+fn reserve(request: &Request, length: Option<u64>) -> Result<BodyReservation, Problem> {
+    let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX);
+    if announced > MAX_REQUEST_BYTES {
+        return Err(HeadError::TooLarge.problem());
+    }
+    request.reserve_for_models(announced)
 }
 
 impl RequestBody {
@@ -263,14 +277,17 @@ impl Received {
         Ok(matches!(self.state, BodyState::Complete).then_some(None))
     }
 
-    /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where the caller has no memory left.
+    /// Keeps a chunk, or notes the end. Returns whether there may be more. Fails where its memory is not
+    /// reserved yet, and the caller has none left.
     fn keep(&mut self, chunk: Option<Bytes>, source: &Source) -> Result<bool, Problem> {
         self.stream = source.scanner.stream();
         let Some(chunk) = chunk else {
             self.state = BodyState::Complete;
             return Ok(false);
         };
-        self.reservation.reserve(chunk.len())?;
+        if !source.is_reserved {
+            self.reservation.reserve(chunk.len())?;
+        }
         self.kept.append(&chunk);
         Ok(true)
     }
