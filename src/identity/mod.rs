@@ -130,6 +130,11 @@ impl Identity {
         Ok(Caller { user, credential })
     }
 
+    /// Counts a request that a node passes on for a job of `user`. Fails with 429 above the user's rate.
+    pub fn admit_job_request(&self, user: UserId) -> Result<(), Problem> {
+        self.requests.admit(user)
+    }
+
     /// Authenticates an admin. A denial leaves an audit event.
     pub async fn admin(
         &self,

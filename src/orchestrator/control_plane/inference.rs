@@ -75,8 +75,8 @@ async fn ps(state: Arc<AppState>, request: Request) -> Reply {
     response::ok(&inference::loaded_models(&state).await?)
 }
 
-/// Task and user that a call is recorded with: of a job that runs at the node of the token, and may use models. The
-/// user's budget pays for the body, so that no job keeps its node's reports out.
+/// Task and user that a call is recorded with: of a job that runs at the node of the token, and may use models. The call
+/// counts in the user's rate, and the user's budget pays for the body, so that no job keeps its node's reports out.
 async fn authorize(state: &AppState, request: &Request) -> Result<InferenceUser, ApiError> {
     let node = authenticate(state, request.bearer()).await?;
     let job = request.header(JOB_HEADER);
@@ -91,6 +91,7 @@ async fn authorize(state: &AppState, request: &Request) -> Result<InferenceUser,
         let detail = "this job does not run at this node, or may not use models (use_inference)";
         Problem::new(ProblemKind::Forbidden, detail)
     })?;
+    state.identity.admit_job_request(user.user)?;
     request.authorize(Account::Authenticated(user.user.into()))?;
     Ok(user)
 }
