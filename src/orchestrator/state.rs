@@ -15,7 +15,7 @@ use super::{
     artifacts::ResultShares,
     contents_gc::ContentsGc,
     dispatch::Turns,
-    inference::ModelQueue,
+    inference::{ModelLists, ModelQueue},
     liveness::Liveness,
     logs::{LogLimits, archive::LogArchive},
     metrics::Metrics,
@@ -55,6 +55,8 @@ pub(crate) struct AppState {
     pub(super) usage: UsageRecorder,
     /// Calls of models, under way and waiting.
     pub(super) models: Arc<ModelQueue>,
+    /// Lists of models that callers share.
+    pub(super) model_lists: ModelLists,
     pub(super) log_limits: LogLimits,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
@@ -138,6 +140,7 @@ impl AppState {
                 settings.models.concurrency,
                 settings.models.queue,
             )),
+            model_lists: ModelLists::default(),
             settings,
             store,
             identity,

@@ -57,7 +57,7 @@ async fn call(state: Arc<AppState>, request: Request, endpoint: Endpoint) -> Rep
 
 async fn list(state: Arc<AppState>, request: Request) -> Reply {
     authenticate(&state, &request, ACCESS).await?;
-    response::ok(&inference::models(&state).await?)
+    Ok(response::raw_json(inference::models(&state).await?))
 }
 
 async fn get(state: Arc<AppState>, request: Request) -> Reply {
@@ -73,10 +73,10 @@ async fn version(state: Arc<AppState>, request: Request) -> Reply {
 
 async fn tags(state: Arc<AppState>, request: Request) -> Reply {
     authenticate(&state, &request, ACCESS).await?;
-    response::ok(&inference::tags(&state).await?)
+    Ok(response::raw_json(inference::tags(&state).await?))
 }
 
 async fn ps(state: Arc<AppState>, request: Request) -> Reply {
     authenticate(&state, &request, ACCESS).await?;
-    response::ok(&inference::loaded_models(&state).await?)
+    Ok(response::raw_json(inference::loaded_models(&state).await?))
 }

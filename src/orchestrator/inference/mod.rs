@@ -14,7 +14,7 @@
 //! | one try at one node, up to the first byte of the answer | [`attempt`] |
 //! | tries until one node answers; comments to the client meanwhile | [`call`] |
 //! | answer as it comes, its cuts, its record and metrics | [`answer`], [`record`], [`metrics`] |
-//! | lists of models, which no single node can answer | [`lists`] |
+//! | lists of models, which no single node can answer, shared by their callers | [`lists`], [`model_list`], [`shared_answer`] |
 //!
 //! Nothing is decided after the first byte: from there on bytes pass until either side ends. Every resource of a call
 //! belongs to its future or to the body of its answer, so that a client that leaves ends all of it at once.
@@ -22,17 +22,20 @@
 mod answer;
 mod attempt;
 mod body;
+mod bounded_json;
 mod call;
 mod choice;
 mod lists;
 mod metrics;
+mod model_list;
 mod queue;
 mod record;
 mod registry;
+mod shared_answer;
 mod turns;
 
 pub(super) use call::{call, call_of_job};
-pub(super) use lists::{loaded_models, model, models, tags, version};
+pub(super) use lists::{ModelLists, loaded_models, model, models, tags, version};
 pub(super) use metrics::ModelMetrics;
 pub(super) use queue::ModelQueue;
 

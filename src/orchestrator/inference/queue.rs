@@ -42,6 +42,8 @@ pub(in crate::orchestrator) struct ModelQueue {
     concurrency: u32,
     capacity: usize,
     state: Mutex<State>,
+    /// Held while the nodes are read from the store, so that callers share a read.
+    reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -102,6 +104,7 @@ impl ModelQueue {
             concurrency,
             capacity: capacity as usize,
             state: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
         }
     }
 
@@ -111,11 +114,14 @@ impl ModelQueue {
         app: &AppState,
         age: Duration,
     ) -> Result<Arc<Registry>, ApiError> {
-        {
-            let state = self.state.lock();
-            if state.read_at.is_some_and(|at| at.elapsed() < age) {
-                return Ok(Arc::clone(&state.registry));
-            }
+        let asked_at = Instant::now();
+        if let Some(registry) = self.state.lock().registry_since(asked_at, age) {
+            return Ok(registry);
+        }
+        let _reading = self.reading.lock().await;
+        // A read that began meanwhile is as good as one's own.
+        if let Some(registry) = self.state.lock().registry_since(asked_at, age) {
+            return Ok(registry);
         }
         // Taken before the read, so that what changes during it counts as unread.
         let read_at = Instant::now();
@@ -254,6 +260,13 @@ impl ModelQueue {
 }
 
 impl State {
+    /// Registry, where it was read at most `age` before `time`, or after it.
+    fn registry_since(&self, time: Instant, age: Duration) -> Option<Arc<Registry>> {
+        let read_at = self.read_at?;
+        let is_fresh = time.saturating_duration_since(read_at) <= age;
+        is_fresh.then(|| Arc::clone(&self.registry))
+    }
+
     /// Takes the next waiting call for which a node is free, and counts it there.
     fn take_next(&mut self, limit: u32) -> Option<(Waiter, Arc<Node>)> {
         if self.waiting.len() == 0 {

@@ -7,9 +7,10 @@ use crate::{
     },
     store::Node,
 };
+use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 /// Models at one time.
@@ -20,6 +21,8 @@ pub(super) struct Registry {
     absent: BTreeMap<String, Absent>,
     /// Number of nodes, serving or not.
     count: usize,
+    /// List of the models as JSON, made when it is first asked for.
+    pub(super) list: OnceLock<Bytes>,
 }
 
 /// Node that can serve now.

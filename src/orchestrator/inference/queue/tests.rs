@@ -176,3 +176,21 @@ fn missing_model_is_explained() {
         none.detail
     );
 }
+
+#[test]
+fn read_that_began_later_is_fresh() {
+    let queue = queue(1, 1, &["a"]);
+    let mut state = queue.state.lock();
+    let asked_at = Instant::now();
+    let age = Duration::from_secs(1);
+    assert!(state.registry_since(asked_at, Duration::MAX).is_none());
+    for (read_at, fresh_at) in [
+        (asked_at.checked_sub(age), [false, true]),
+        (asked_at.checked_sub(2 * age), [false, false]),
+        (asked_at.checked_add(age), [true, true]),
+    ] {
+        state.read_at = read_at;
+        let found = [Duration::ZERO, age].map(|age| state.registry_since(asked_at, age).is_some());
+        assert_eq!(found, fresh_at);
+    }
+}
