@@ -22,6 +22,10 @@ use tokio::{
     time::timeout,
 };
 
+/// Followers at the same time, where the connections suffice.
+const MAX_FOLLOWERS: usize = 512;
+/// Same for one user.
+const MAX_FOLLOWERS_PER_USER: usize = 128;
 /// Whole logs that are read at the same time, each with some megabytes of memory.
 const MAX_COLLECTED_LOGS: usize = 16;
 /// Same for one user.
@@ -45,8 +49,8 @@ impl Default for LogLimits {
         let connections = connection_limit();
         Self {
             followers: Arc::default(),
-            followers_limit: (connections / 2).max(1),
-            own_followers_limit: (connections / 8).max(1),
+            followers_limit: (connections / 2).clamp(1, MAX_FOLLOWERS),
+            own_followers_limit: (connections / 8).clamp(1, MAX_FOLLOWERS_PER_USER),
             reads: Arc::new(Semaphore::new(MAX_COLLECTED_LOGS)),
             own_reads: Mutex::default(),
         }
