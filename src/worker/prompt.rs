@@ -19,7 +19,8 @@ use crate::{
         events::Stream,
         jobs::{JobErrorKind, JobInference, Outcome, Prompt},
     },
-    http::client::CallBody,
+    backoff::Backoff,
+    http::client::{CallBody, CallError},
     inference::chat::{self, ChatRequest, Chunk, Event, Message, Part, Role, error_of},
     spool::{JobEnd, JobRecorder, Spool},
     text::clean_prefix,
@@ -29,7 +30,10 @@ use http::{StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::{
+    sync::mpsc::{Receiver, Sender, channel},
+    time::{Instant, sleep},
+};
 
 /// Parts of an answer that wait for the log.
 const MAX_WAITING_PARTS: usize = 64;
@@ -38,6 +42,11 @@ const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Longest error of a model server that is read, and that is shown, in bytes.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 const MAX_SHOWN_BYTES: usize = 4096;
+/// Time for which a model server that takes no connections is waited for: it may be restarting.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest and longest pause between two tries meanwhile.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Output of the job: a stream and its next text.
 type Output = (Stream, String);
@@ -126,6 +135,9 @@ async fn ask(
             let _ = outputs.send((Stream::Stderr, format!("{reason}\n"))).await;
             JobEnd::exited(1)
         }
+        Err(Refusal::Unreachable(reason)) => {
+            JobEnd::failed(JobErrorKind::ModelServerFailed, reason)
+        }
         Err(Refusal::Failed(kind, reason)) => JobEnd::failed(kind, reason),
     }
 }
@@ -134,7 +146,31 @@ async fn ask(
 enum Refusal {
     /// The model server does not accept the prompt; another one would not, either.
     Rejected(String),
+    /// The model server takes no connections at present.
+    Unreachable(String),
     Failed(JobErrorKind, String),
+}
+
+fn call_failed(error: &CallError) -> Refusal {
+    let is_unreachable = matches!(
+        error,
+        CallError::Transport {
+            connected: false,
+            ..
+        }
+    );
+    if is_unreachable {
+        unreachable_server(&error.to_string())
+    } else {
+        server_failed(&error.to_string())
+    }
+}
+
+fn unreachable_server(reason: &str) -> Refusal {
+    let reason = clean_prefix(reason, MAX_SHOWN_BYTES);
+    Refusal::Unreachable(format!(
+        "the model server of this node can't be reached: {reason}"
+    ))
 }
 
 fn server_failed(reason: &str) -> Refusal {
@@ -149,30 +185,60 @@ async fn try_ask(
     inference: &mut Option<JobInference>,
     outputs: &Sender<Output>,
 ) -> Result<(), Refusal> {
-    let address = server.address();
-    let address = address.ok_or_else(|| server_failed("there is none at present"))?;
-    let base = format!("http://{address}");
-    let model = match &prompt.model {
-        Some(model) => model.clone(),
-        None => default_model(server, &base).await?,
-    };
-    let messages = [Message {
-        role: Role::User,
-        content: prompt.text.clone(),
-    }];
-    let request = post(&base, &ChatRequest::new(&model, &messages));
-    let request = request.map_err(|error| server_failed(&error.to_string()))?;
+    let model = while_restarting(|| model_of(server, prompt)).await?;
     let inference = inference.insert(JobInference {
         model,
         prompt_tokens: 0,
         completion_tokens: 0,
     });
+    let answer = while_restarting(|| begin(server, prompt, &inference.model)).await?;
+    read(answer, inference, outputs).await
+}
+
+/// Tries again for a while where the model server takes no connections: it may be restarting.
+async fn while_restarting<T, F>(mut operation: impl FnMut() -> F) -> Result<T, Refusal>
+where
+    F: Future<Output = Result<T, Refusal>>,
+{
+    let start = Instant::now();
+    let mut backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+    loop {
+        match operation().await {
+            Err(Refusal::Unreachable(_)) if start.elapsed() < RESTART_TIMEOUT => {
+                sleep(backoff.next_delay()).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn model_of(server: &ModelServer, prompt: &Prompt) -> Result<String, Refusal> {
+    match &prompt.model {
+        Some(model) => Ok(model.clone()),
+        None => default_model(server, &base_url(server)?).await,
+    }
+}
+
+fn base_url(server: &ModelServer) -> Result<String, Refusal> {
+    let address = server.address();
+    let address = address.ok_or_else(|| unreachable_server("there is none at present"))?;
+    Ok(format!("http://{address}"))
+}
+
+/// Asks the model, and waits for the begin of its answer.
+async fn begin(server: &ModelServer, prompt: &Prompt, model: &str) -> Result<Incoming, Refusal> {
+    let messages = [Message {
+        role: Role::User,
+        content: prompt.text.clone(),
+    }];
+    let request = post(&base_url(server)?, &ChatRequest::new(model, &messages));
+    let request = request.map_err(|error| server_failed(&error.to_string()))?;
     let sent = server.client.forward(request).await;
-    let answer = sent.map_err(|error| server_failed(&error.to_string()))?;
+    let answer = sent.map_err(|error| call_failed(&error))?;
     if !answer.status().is_success() {
         return Err(refusal(answer).await);
     }
-    read(answer.into_body(), inference, outputs).await
+    Ok(answer.into_body())
 }
 
 fn post(base: &str, request: &ChatRequest<'_>) -> io::Result<http::Request<CallBody>> {

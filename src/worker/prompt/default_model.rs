@@ -1,6 +1,6 @@
 //! Choice of a model for a prompt that names none.
 
-use super::{ModelServer, Refusal, server_failed};
+use super::{ModelServer, Refusal, call_failed};
 use crate::api::{jobs::JobErrorKind, nodes::check_model};
 use http::Method;
 use serde::Deserialize;
@@ -50,7 +50,7 @@ pub(super) async fn default_model(server: &ModelServer, base: &str) -> Result<St
     let list: List = call("/v1/models")
         .receive()
         .await
-        .map_err(|error| server_failed(&error.to_string()))?;
+        .map_err(|error| call_failed(&error))?;
     let mut all = named(list.data.into_iter().map(|model| model.id));
     all.sort();
     if let Some(model) = first_that_answers(server, base, &all).await {

@@ -83,6 +83,26 @@ async fn answer_is_stdout_with_counts() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn server_is_waited_for_while_it_restarts() {
+    let server = ModelServer::default();
+    for prompt in [prompt(None), prompt(Some("m"))] {
+        let began = Instant::now();
+        let (end, _) = asked(&server, &prompt).await;
+        assert_eq!(end.error.unwrap().kind, JobErrorKind::ModelServerFailed);
+        assert!(began.elapsed() >= RESTART_TIMEOUT);
+    }
+    let stream = [HALF, "data: [DONE]\n\n"].concat();
+    let (later, _requests) = serve([http("200 OK", &stream)]);
+    let prompt = prompt(Some("m"));
+    let back = async {
+        sleep(RESTART_TIMEOUT / 2).await;
+        server.set_address(later.address());
+    };
+    let ((end, _), ()) = tokio::join!(asked(&server, &prompt), back);
+    assert_eq!(end.exit_code, Some(0), "{:?}", end.error);
+}
+
 #[tokio::test]
 async fn each_failure_has_its_kind() {
     let gone = "data: {\"error\":{\"message\":\"gone\"}}\n\n";
@@ -120,8 +140,6 @@ async fn each_failure_has_its_kind() {
         assert_eq!(failure.kind, kind, "{}", failure.message);
         assert!(failure.message.contains(message), "{}", failure.message);
     }
-    let (end, _) = asked(&ModelServer::default(), &prompt(None)).await;
-    assert_eq!(end.error.unwrap().kind, JobErrorKind::ModelServerFailed);
     let (server, _requests) = serve([http("400 Bad Request", &error("too long"))]);
     let (end, output) = asked(&server, &prompt(Some("m"))).await;
     assert_eq!(end.exit_code, Some(1));
