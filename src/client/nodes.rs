@@ -170,14 +170,19 @@ fn inference(inference: Option<&Inference>) -> &'static str {
     }
 }
 
+/// State of a node on whose machine no model server answers, and that starts none.
+const NO_MODEL_SERVER: &str = "none; start Ollama there, or the node with --inference on";
+
 /// State of a node's model server, and whether cynode runs it.
 fn inference_detail(service: Option<&Inference>) -> String {
     let existing = service.is_some_and(|i| i.supported && i.existing_service == Some(true));
     let whose = if existing { " (external server)" } else { "" };
     let reason = service.and_then(|known| known.reason.as_deref());
-    let reason = reason.map(|reason| format!(": {}", clean(reason)));
-    let reason = reason.unwrap_or_default();
-    format!("{}{whose}{reason}", inference(service))
+    match (inference(service), reason) {
+        ("-", _) => NO_MODEL_SERVER.to_owned(),
+        (state, Some(reason)) => format!("{state}{whose}: {}", clean(reason)),
+        (state, None) => format!("{state}{whose}"),
+    }
 }
 
 /// Models of a node, and which are loaded, with the memory that they occupy.
@@ -279,11 +284,13 @@ mod tests {
             (json!({"supported": true, "running": true}), "running"),
             (json!({"supported": true, "running": false}), "not running"),
             (json!({"supported": true}), "not running"),
-            (json!({"supported": false, "running": true}), "-"),
         ] {
             assert_eq!(inference(Some(&of(value.clone()))), text);
             assert_eq!(inference_detail(Some(&of(value))), text);
         }
+        let none = of(json!({"supported": false, "running": true}));
+        assert_eq!(inference(Some(&none)), "-");
+        assert_eq!(inference_detail(Some(&none)), NO_MODEL_SERVER);
         assert_eq!((inference(None), models(None)), ("-", "-".to_owned()));
         let theirs = of(json!({
             "supported": true, "running": true, "existing_service": true, "models": ["b:1", "a"],
