@@ -288,6 +288,12 @@ fn commands_change_model_and_system_prompt() {
     assert_eq!(texts, ["be brief", "two\nlines"]);
     chat.types("/clear\r");
     chat.shows("a new conversation begins");
+    let stored = home.path().join("state/cynode-chat/conversation.json");
+    let stored = std::fs::read_to_string(stored).unwrap();
+    assert!(
+        !stored.contains("lines") && stored.contains("be brief"),
+        "{stored}"
+    );
     chat.types("again\r");
     chat.shows_times("yes", 2);
     assert_eq!(gateway.question(2).len(), 2);

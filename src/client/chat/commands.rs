@@ -14,7 +14,10 @@ pub(super) const COMMANDS: [(&str, &str); 7] = [
         "/save [FILE]",
         "save the conversation: as JSON to *.json, else as Markdown",
     ),
-    ("/clear", "forget the conversation and begin a new one"),
+    (
+        "/clear",
+        "forget the conversation and begin a new one; the system prompt stays",
+    ),
     ("/help", "show this help"),
     ("/exit", "leave; so does Ctrl-D"),
     (

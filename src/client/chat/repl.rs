@@ -33,6 +33,8 @@ struct Chat<'a> {
     conversation: Conversation,
     prompt: Prompt<'a>,
     state: &'a State,
+    /// Whether the stored conversation is that of this chat.
+    is_stored: bool,
     interrupts: Interrupts,
 }
 
@@ -59,6 +61,7 @@ pub(super) fn run(
         conversation,
         prompt,
         state,
+        is_stored: args.is_continued,
         interrupts: Interrupts::listen()?,
     }
     .run()
@@ -165,11 +168,7 @@ impl Chat<'_> {
                 Ok(())
             }
             Command::Save(name) => self.save(name.as_deref()),
-            Command::Clear => {
-                self.conversation.clear();
-                note("a new conversation begins");
-                Ok(())
-            }
+            Command::Clear => self.clear(),
             // Handled by the loop.
             Command::Exit => Ok(()),
         }
@@ -236,10 +235,26 @@ impl Chat<'_> {
         Ok(())
     }
 
-    fn store(&self) {
+    /// Forgets the conversation, in its stored form, too. That of an earlier chat stays.
+    fn clear(&mut self) -> Result<(), Failure> {
+        self.conversation.clear();
+        if self.is_stored {
+            self.state.store(&self.conversation).map_err(|error| {
+                Failure::internal(format!(
+                    "this chat has forgotten the conversation, but its stored form stays: {error}"
+                ))
+            })?;
+            self.is_stored = false;
+        }
+        note("a new conversation begins");
+        Ok(())
+    }
+
+    fn store(&mut self) {
         if self.conversation.is_empty() {
             return;
         }
+        self.is_stored = true;
         if let Err(error) = self.state.store(&self.conversation) {
             note(&format!(
                 "warning: this conversation can't be continued later: {error}"
