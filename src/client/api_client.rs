@@ -17,6 +17,7 @@ use crate::{
     cli::ClientFlags,
     exit::{Exit, Failure},
     http::{MAX_BODY_BYTES, request::parse_json},
+    inference::chat::error_of,
 };
 use http::{Method, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,6 +29,8 @@ const DEFAULT_URL: &str = "http://127.0.0.1:12080";
 const READ_TIMEOUT: Duration = Duration::from_secs(45);
 /// Time for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest error of an answer, in bytes.
+const MAX_ERROR_BYTES: u64 = 64 * 1024;
 
 /// Client of one gateway.
 #[derive(Clone)]
@@ -288,7 +291,7 @@ impl ApiClient {
         })
     }
 
-    /// A successful answer; else the failure, in terms of the command line.
+    /// A successful answer; else the failure, in terms of the command line. Calls of models have the errors of their API.
     pub(super) fn check_status(
         &self,
         mut answer: http::Response<Body>,
@@ -296,24 +299,27 @@ impl ApiClient {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        let message = match read_problem(answer.body_mut()) {
-            Some(problem) if answer.status().is_server_error() => clean(&format!(
-                "{} (request {})",
-                problem.detail, problem.instance
-            )),
-            Some(problem) => clean(&in_flags(&problem)),
-            None => format!(
-                "{} answered {}; check that this is a cynode orchestrator",
-                self.url,
-                answer.status()
-            ),
+        let body = read_error(answer.body_mut());
+        let message = match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) if answer.status().is_server_error() => {
+                format!("{} (request {})", problem.detail, problem.instance)
+            }
+            Ok(problem) => in_flags(&problem),
+            Err(_) => error_of(&body).unwrap_or_else(|| {
+                format!(
+                    "{} answered {}; check that this is a cynode orchestrator",
+                    self.url,
+                    answer.status()
+                )
+            }),
         };
+        let message = clean(&message);
         Err(Failure::new(exit_of(answer.status()), message))
     }
 }
 
 /// Exit code for an answer that is not a success.
-pub(super) fn exit_of(status: StatusCode) -> Exit {
+fn exit_of(status: StatusCode) -> Exit {
     match status.as_u16() {
         401 | 403 => Exit::NotAllowed,
         404 => Exit::NotFound,
@@ -351,10 +357,16 @@ pub(super) fn read_json<T: DeserializeOwned>(answer: http::Response<Body>) -> Re
 }
 
 pub(super) fn read_problem(body: &mut Body) -> Option<ProblemBody> {
+    serde_json::from_slice(&read_error(body)).ok()
+}
+
+/// Body of an error, as far as it comes.
+fn read_error(body: &mut Body) -> Vec<u8> {
     let mut bytes = Vec::new();
-    body.as_reader()
-        .take(64 * 1024)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    serde_json::from_slice(&bytes).ok()
+    let read = body
+        .as_reader()
+        .take(MAX_ERROR_BYTES)
+        .read_to_end(&mut bytes);
+    // A part of it is no document, and reads as an answer that is none of an orchestrator.
+    read.map_or_else(|_| Vec::new(), |_| bytes)
 }

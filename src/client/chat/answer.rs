@@ -1,21 +1,17 @@
 //! The answer of a model, part by part, as the gateway streams it in the form of OpenAI's API.
 
 use super::super::{
-    api_client::{ApiClient, Payload, exit_of},
+    api_client::{ApiClient, Payload},
     print::clean,
     sse::SseReader,
 };
 use crate::{
-    api::problem::ProblemBody,
     exit::{Exit, Failure},
-    inference::chat::{self, Event, Part, TokenUsage, error_of},
+    inference::chat::{self, Event, Part, TokenUsage},
 };
 use http::Method;
 use std::io::Read;
-use ureq::Body;
 
-/// Longest error of an answer, in bytes.
-const MAX_ERROR_BYTES: u64 = 64 * 1024;
 /// Longest answer, in bytes; a model that never ends its answer is stopped there.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 /// Answer as far as it came.
@@ -40,7 +36,7 @@ pub(super) fn ask(
     let body = Payload::Bytes(request, "application/json");
     let headers = [("accept", "text/event-stream")];
     let answer = api.exchange(&Method::POST, chat::PATH, &headers, body)?;
-    let stream = check(api, answer)?.into_body().into_reader();
+    let stream = api.check_status(answer)?.into_body().into_reader();
     read(stream, &mut show)
 }
 
@@ -85,34 +81,6 @@ impl Answer {
             ..self
         }
     }
-}
-
-/// A successful answer; else the failure. The gateway's own errors have the shape of OpenAI's API there, others are
-/// problems.
-fn check(
-    api: &ApiClient,
-    mut answer: http::Response<Body>,
-) -> Result<http::Response<Body>, Failure> {
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let mut bytes = Vec::new();
-    let body = answer.body_mut().as_reader().take(MAX_ERROR_BYTES);
-    let text = match { body }.read_to_end(&mut bytes) {
-        Ok(_) => {
-            let problem = || serde_json::from_slice::<ProblemBody>(&bytes).ok();
-            error_of(&bytes).or_else(|| problem().map(|problem| problem.detail))
-        }
-        Err(_) => None,
-    };
-    let text = text.unwrap_or_else(|| {
-        let url = &api.url;
-        format!(
-            "{url} answered {status}; check that this is a cynode orchestrator that serves models"
-        )
-    });
-    Err(Failure::new(exit_of(status), clean(&text)))
 }
 
 #[cfg(test)]

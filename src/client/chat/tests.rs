@@ -133,10 +133,14 @@ fn errors_of_each_shape_are_shown() {
         ),
         (401, json!({}), Exit::NotAllowed, "CYNODE_TOKEN is invalid"),
     ] {
-        let gateway = Gateway::start([json_answer(status, &body)]);
+        let answer = json_answer(status, &body);
+        let gateway = Gateway::start([answer.clone(), answer]);
         let failure = asked(&gateway, &Conversation::new("m".to_owned(), None)).unwrap_err();
-        assert_eq!(failure.exit, exit, "{status}");
-        assert!(failure.message.contains(text), "{}", failure.message);
+        let listing = models::list(&mut ApiClient::of_test(gateway.url.clone())).unwrap_err();
+        for failure in [failure, listing] {
+            assert_eq!(failure.exit, exit, "{status}");
+            assert!(failure.message.contains(text), "{}", failure.message);
+        }
     }
 }
 
