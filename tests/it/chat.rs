@@ -45,6 +45,7 @@ impl Gateway {
             match call.path.as_str() {
                 "/v1/models" => answer.status(200, &models),
                 "/api/ps" => answer.status(200, &json!({"models": [{"name": "small"}]})),
+                "/v1/nodes" => answer.status(200, &json!({"nodes": []})),
                 QUESTIONS => script(&last_question(call), answer),
                 _ => answer.refuse(404),
             }
@@ -343,15 +344,16 @@ fn failures_say_what_to_do() {
     fails(&done, 2, "longer than 8 MiB");
 
     let empty = Gateway::with_models(&[], |_, answer| answer.refuse(500));
+    let reason = "no node is registered; start one with: cynode node";
     fails(
         &run(&mut empty.command(home.path(), &["-m", "x"])),
         4,
-        "cynode models pull",
+        reason,
     );
     let mut chat = Session::start(&empty.command(home.path(), &[]));
     let done = chat.ends();
     assert_eq!(done.code, 4);
-    assert!(done.stdout.contains("cynode models pull"), "{done:?}");
+    assert!(done.stdout.contains(reason), "{done:?}");
     let mut stranger = gateway.command(home.path(), &["-m", "x"]);
     fails(&run(stranger.env_remove("CYNODE_TOKEN")), 3, "cynode login");
     let mut nobody = client(home.path(), "http://127.0.0.1:1", &["chat", "-m", "x"]);

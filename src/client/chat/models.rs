@@ -1,6 +1,6 @@
 //! Models that can be asked now, and the choice of one where none was named.
 
-use super::super::{api_client::ApiClient, print::clean};
+use super::super::{api_client::ApiClient, models::explain_absence, print::clean};
 use crate::exit::{Exit, Failure};
 use http::Method;
 use serde::Deserialize;
@@ -40,8 +40,7 @@ pub(super) fn list(api: &mut ApiClient) -> Result<Vec<String>, Failure> {
     names.sort();
     names.dedup();
     if names.is_empty() {
-        let text = "no node serves a model now; see the nodes with: cynode nodes list\nAn admin adds a model with: cynode models pull MODEL";
-        return Err(Failure::new(Exit::NotFound, text));
+        return Err(Failure::new(Exit::NotFound, explain_absence(api)));
     }
     Ok(names)
 }

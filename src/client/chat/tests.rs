@@ -195,7 +195,9 @@ fn loaded_model_is_the_default() {
         assert!(names.is_sorted());
         assert_eq!(models::choose(&mut api, &names), expected);
     }
-    let gateway = Gateway::start([list(&["a"]), list(&[])]);
+    let nodes = json_answer(200, &json!({"nodes": [], "next_cursor": ""}));
+    let refused = json_answer(403, &json!({}));
+    let gateway = Gateway::start([list(&["a"]), list(&[]), nodes, list(&[]), refused]);
     let mut api = ApiClient::of_test(gateway.url.clone());
     let names = models::list(&mut api).unwrap();
     assert_eq!(
@@ -203,7 +205,12 @@ fn loaded_model_is_the_default() {
         "a",
         "without another call"
     );
-    let failure = models::list(&mut api).unwrap_err();
-    assert_eq!(failure.exit, Exit::NotFound);
-    assert!(failure.message.contains("cynode models pull"));
+    for text in [
+        "no node is registered; ",
+        "cynode nodes list shows the nodes",
+    ] {
+        let failure = models::list(&mut api).unwrap_err();
+        assert_eq!(failure.exit, Exit::NotFound);
+        assert!(failure.message.contains(text), "{}", failure.message);
+    }
 }

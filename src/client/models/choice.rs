@@ -1,5 +1,6 @@
 //! Choice of a node where the user names none. Pure.
 
+use super::absence::explain;
 use crate::{
     api::nodes::{NodeStatus, NodeView},
     client::print::clean,
@@ -9,8 +10,7 @@ use crate::{
 /// The only node that runs a model server.
 pub(super) fn serving(nodes: &[NodeView]) -> Result<String, Failure> {
     only(nodes.iter().filter(|node| is_serving(node)), || {
-        "no node runs a model server; cynode nodes list shows the nodes, and cynode nodes show SLUG why one runs none"
-            .to_owned()
+        explain(nodes)
     })
 }
 

@@ -1,5 +1,6 @@
 //! `cynode models …`: the models of all nodes, listed, pulled and deleted.
 
+mod absence;
 mod choice;
 mod pull;
 
@@ -37,22 +38,38 @@ pub fn models(args: ModelsArgs) -> Result<(), Failure> {
 
 fn list(args: &ModelListArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
-    let nodes = match &args.node {
-        Some(slug) => vec![api.get(&paths::node(slug, ""))?],
-        None => nodes(&mut api)?,
+    let (nodes, absence) = match &args.node {
+        Some(slug) => {
+            let node: NodeView = api.get(&paths::node(slug, ""))?;
+            let absence = absence::explain_node(&node);
+            (vec![node], absence)
+        }
+        None => {
+            let nodes = nodes(&mut api)?;
+            let absence = absence::explain(&nodes);
+            (nodes, absence)
+        }
     };
     let models = listed(nodes);
     if args.client.output == OutputFormat::Json {
         return print::json(&serde_json::json!({ "models": models }));
     }
     if models.is_empty() {
-        print::note("no node has a model; pull one with: cynode models pull NAME");
+        print::note(&absence);
         return Ok(());
     }
     print::table(
         ["MODEL", "NODE", "SIZE", "STATE", "CONTEXT"],
         models.iter().map(row),
     )
+}
+
+/// Text where no node serves a model: why not, as far as the caller may see the nodes.
+pub(super) fn explain_absence(api: &mut ApiClient) -> String {
+    match nodes(api) {
+        Ok(nodes) => absence::explain(&nodes),
+        Err(_) => "no node serves a model now; cynode nodes list shows the nodes".to_owned(),
+    }
 }
 
 /// Models of the nodes that are online, by name and node.
