@@ -14,6 +14,9 @@ const UNLISTED_VARIABLES: [&str; 6] = [
     "CYNODE_WORKER_TOKEN",
 ];
 
+/// Variable that is for the programs of users: the docs name an API key so in their examples. No command reads it.
+const KEY_OF_PROGRAMS: &str = "CYNODE_KEY";
+
 /// Logs the variables that look like settings and that no command reads. Their values stay out of the log: they
 /// may be secrets under a misspelled name.
 pub(crate) fn warn_about_unknown() {
@@ -32,6 +35,7 @@ fn unknown(names: impl Iterator<Item = String>) -> Vec<String> {
     let known = known();
     let mut unknown: Vec<String> = names
         .filter(|name| name.starts_with("CYNODE_") && !known.contains(name))
+        .filter(|name| name != KEY_OF_PROGRAMS)
         .map(|name| name.escape_debug().to_string())
         .collect();
     unknown.sort();
@@ -92,6 +96,7 @@ mod tests {
             "PATH",
             "CYNODE_SLUG",
             "CYNODE_PSK",
+            "CYNODE_KEY",
             "CYNODE_LABELS",
             "CYNODE_\u{1b}",
         ];
