@@ -10,9 +10,9 @@ use super::{
     print::{self, clean},
 };
 use crate::{
-    api::nodes::{ModelDetails, NodeList, NodeStatus, NodeView},
+    api::nodes::{ModelDetails, NodeList, NodeStatus, NodeView, check_model},
     cli::{ModelArgs, ModelListArgs, ModelsArgs, ModelsCommand, OutputFormat},
-    exit::Failure,
+    exit::{Exit, Failure},
     http::query::encode,
 };
 use http::Method;
@@ -111,7 +111,16 @@ fn row(listed: &Listed) -> [String; 5] {
     ]
 }
 
+/// Fails where no model can have the name that was typed. The API would name a field, which is no flag here.
+fn check_name(model: &str) -> Result<(), Failure> {
+    check_model("", model).map_err(|problem| {
+        let text = clean(&format!("{model:?} {}", problem.detail));
+        Failure::new(Exit::Invalid, text)
+    })
+}
+
 fn delete(args: &ModelArgs) -> Result<(), Failure> {
+    check_name(&args.model)?;
     let mut api = ApiClient::from_args(&args.client)?;
     let slug = match &args.node {
         Some(slug) => slug.clone(),
@@ -146,6 +155,15 @@ pub(super) mod tests {
             "inference": inference,
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn wrong_name_is_quoted() {
+        check_name("hf.co/owner/name:Q4_K_M").unwrap();
+        let failure = check_name("no/such \u{202e}model").unwrap_err();
+        assert_eq!(failure.exit, Exit::Invalid);
+        let start = r#""no/such \u{202e}model" is not a valid model name: 1 to 256 of "#;
+        assert!(failure.message.starts_with(start), "{}", failure.message);
     }
 
     #[test]

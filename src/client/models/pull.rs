@@ -1,6 +1,6 @@
 //! `cynode models pull`: the events of a pull, with a progress bar at a terminal.
 
-use super::{choice, nodes};
+use super::{check_name, choice, nodes};
 use crate::{
     api::models::{PullEnd, PullModel, PullProgress, PullStatus},
     cli::{ModelArgs, OutputFormat},
@@ -28,6 +28,7 @@ const SHOWN_DIGEST_CHARS: usize = 12;
 
 /// Pulls a model at a node, and shows the progress.
 pub(super) fn pull(args: &ModelArgs) -> Result<(), Failure> {
+    check_name(&args.model)?;
     let mut api = ApiClient::from_args(&args.client)?;
     let slug = match &args.node {
         Some(slug) => slug.clone(),
