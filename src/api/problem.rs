@@ -3,7 +3,7 @@
 //! A [`ProblemKind`] fixes type, title and status together, so that status line and body always agree.
 //! `detail` is written for the caller: it is safe to show to anyone and says what to do next.
 
-use crate::api::jobs::files::ContentHash;
+use crate::{api::jobs::files::ContentHash, text::clean};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -204,6 +204,22 @@ impl Problem {
         )
     }
 
+    /// 404 for a node that is not registered.
+    pub fn unknown_node(slug: &str) -> Self {
+        let slug = quoted(slug);
+        let detail = format!("there is no node {slug}; cynode nodes list shows those there are");
+        Self::new(ProblemKind::NotFound, detail)
+    }
+
+    /// 404 for a task that does not exist or is not visible to the caller.
+    pub fn unknown_task(name: &str) -> Self {
+        let name = quoted(name);
+        let detail = format!(
+            "there is no task {name} that you may see; cynode task list shows those there are"
+        );
+        Self::new(ProblemKind::NotFound, detail)
+    }
+
     /// 500. The cause belongs into the log, never into the answer.
     pub fn internal() -> Self {
         Self::new(
@@ -271,6 +287,11 @@ pub(crate) fn truncated(mut text: String) -> String {
         text.push('…');
     }
     text
+}
+
+/// Name of a thing as it was asked for, in quotes, without what a terminal would obey.
+fn quoted(name: &str) -> String {
+    truncated(clean(&format!("{name:?}")))
 }
 
 #[cfg(test)]

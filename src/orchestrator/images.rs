@@ -40,8 +40,8 @@ pub(super) async fn push(
     request: PushImage,
     origin: RequestOrigin,
 ) -> Result<PushedImages, ApiError> {
-    let node = state.store.node_by_slug(slug).await?;
-    let node = node.ok_or_else(|| Problem::not_found("node"))?;
+    let node = state.store.node_by_slug(slug.clone()).await?;
+    let node = node.ok_or_else(|| Problem::unknown_node(&slug))?;
     let event = admin.audit_event(AuditAction::ImagePush, &origin);
     let event = event.to(node.slug.clone());
     let pushed = push_artifact(&state, &admin, &node, request).await;

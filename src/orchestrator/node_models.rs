@@ -135,8 +135,8 @@ fn refused_event(event: AuditEvent, problem: &Problem) -> AuditEvent {
 }
 
 async fn find(state: &AppState, slug: String) -> Result<Node, ApiError> {
-    let node = state.store.node_by_slug(slug).await?;
-    Ok(node.ok_or_else(|| Problem::not_found("node"))?)
+    let node = state.store.node_by_slug(slug.clone()).await?;
+    Ok(node.ok_or_else(|| Problem::unknown_node(&slug))?)
 }
 
 async fn start_pull(state: &AppState, node: &Node, model: &str) -> Result<ModelPull, Problem> {

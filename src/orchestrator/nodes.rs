@@ -30,10 +30,11 @@ pub(super) async fn show(
     caller: &Caller,
     slug: String,
 ) -> Result<NodeView, ApiError> {
-    let node = state.store.node_by_slug(slug).await?;
-    let node = node.ok_or_else(|| Problem::not_found("node"))?;
+    let unknown = || Problem::unknown_node(&slug);
+    let node = state.store.node_by_slug(slug.clone()).await?;
+    let node = node.ok_or_else(unknown)?;
     let view = state.node_view_for(node, caller.user.is_admin).await?;
-    Ok(view.ok_or_else(|| Problem::not_found("node"))?)
+    Ok(view.ok_or_else(unknown)?)
 }
 
 /// Client of a node that is online, for the call of an admin. Fails with the reason, in the node's words, too.
@@ -89,8 +90,9 @@ async fn set_draining(
         AuditAction::NodeResume
     };
     let event = admin.audit_event(action, origin);
-    if !state.store.node_drain(slug, draining, event).await? {
-        return Err(Problem::not_found("node").into());
+    let is_known = state.store.node_drain(slug.clone(), draining, event);
+    if !is_known.await? {
+        return Err(Problem::unknown_node(&slug).into());
     }
     state.jobs.wake.notify_one();
     Ok(())
@@ -111,7 +113,7 @@ pub(super) async fn forget(
             state.metrics.models.forget_node(&slug);
         }
         ForgetOutcome::Busy(jobs) => return Err(has_running_jobs(&slug, jobs).into()),
-        ForgetOutcome::Unknown => return Err(Problem::not_found("node").into()),
+        ForgetOutcome::Unknown => return Err(Problem::unknown_node(&slug).into()),
     }
     tracing::info!(node = slug, "node forgotten");
     Ok(())

@@ -42,7 +42,7 @@ pub(super) async fn send(
     let watch = state.jobs.watches.for_task(id);
     let mut states = watch.subscribe();
     let task = state.store.task_get(id, caller.visible_owner()).await?;
-    let task = task.ok_or_else(|| Problem::not_found("task"))?;
+    let task = task.ok_or_else(|| Problem::unknown_task(&id.to_string()))?;
     if task.status.is_final() {
         return Err(ended().into());
     }

@@ -177,16 +177,17 @@ pub(super) async fn find(
 ) -> Result<Task, ApiError> {
     let (store, user) = (&state.store, &caller.user);
     let ambiguous = |detail| Err(Problem::new(ProblemKind::Conflict, detail).into());
-    let id = match store.task_find(name, user.id, user.is_admin).await? {
+    let found = store.task_find(name.clone(), user.id, user.is_admin);
+    let id = match found.await? {
         TaskMatch::One(id) => id,
-        TaskMatch::None => return Err(Problem::not_found("task").into()),
+        TaskMatch::None => return Err(Problem::unknown_task(&name).into()),
         TaskMatch::SeveralNames => return ambiguous("several tasks have this name; give an id"),
         TaskMatch::SeveralIds => {
             return ambiguous("several task ids begin like this; give more characters");
         }
     };
     let task = store.task_get(id, caller.visible_owner()).await?;
-    Ok(task.ok_or_else(|| Problem::not_found("task"))?)
+    Ok(task.ok_or_else(|| Problem::unknown_task(&name))?)
 }
 
 /// Shows a task, and the reason where it has to wait.
@@ -279,7 +280,7 @@ pub(super) async fn delete(
             let removed = spawn_blocking(move || archive.remove(&jobs)).await;
             removed.map_err(ApiError::internal)
         }
-        DeleteOutcome::Unknown => Err(Problem::not_found("task").into()),
+        DeleteOutcome::Unknown => Err(Problem::unknown_task(&task.to_string()).into()),
         DeleteOutcome::Unfinished(status) => Err(Problem::new(
             ProblemKind::Conflict,
             format!(

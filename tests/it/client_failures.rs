@@ -82,10 +82,17 @@ fn every_failure_has_exit_code_and_advice() {
     );
     for id in [uuid().as_str(), "nonsense", "a b", "../users/me", "x?y#z"] {
         for command in ["get", "result", "logs", "wait", "cancel"] {
-            fails(&as_admin(&["task", command, id]), 4, "no such task");
+            fails(&as_admin(&["task", command, id]), 4, "there is no task \"");
         }
     }
-    fails(&as_admin(&["nodes", "show", "nobody"]), 4, "no such node");
+    let unknown = "there is no node \"no\\u{1b}body\"; cynode nodes list shows";
+    for arguments in [
+        &["nodes", "show", "no\u{1b}body"][..],
+        &["nodes", "drain", "no\u{1b}body"],
+        &["models", "pull", "a", "--node", "no\u{1b}body"],
+    ] {
+        fails(&as_admin(arguments), 4, unknown);
+    }
     for (arguments, text) in REFUSED {
         fails(&as_admin(arguments), 6, text);
     }

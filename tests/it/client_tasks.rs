@@ -34,7 +34,8 @@ fn several_tasks_are_waited_for() {
     let done = cluster.run(&["task", "wait", &good, "nowhere", "--output", "json"]);
     assert_eq!(done.code, 4);
     assert!(
-        done.stderr.contains("nowhere: there is no such task"),
+        done.stderr
+            .contains("nowhere: there is no task \"nowhere\""),
         "{done:?}"
     );
     let shown: Value = serde_json::from_str(&done.stdout).unwrap();
@@ -59,7 +60,7 @@ fn several_tasks_are_canceled_and_deleted() {
     let done = cli(&["task", "cancel", "one", &unknown, "two"]);
     assert_eq!(done.code, 4, "{done:?}");
     assert_eq!(done.stdout, "one: canceled\ntwo: canceled\n", "{done:?}");
-    let message = format!("error: {unknown}: there is no such task");
+    let message = format!("error: {unknown}: there is no task \"{unknown}\"");
     assert!(done.stderr.starts_with(&message), "{done:?}");
     let done = cli(&["task", "rm", "one", "two", "two"]);
     assert_eq!(done.stdout, "one deleted\ntwo deleted\n");
@@ -68,7 +69,7 @@ fn several_tasks_are_canceled_and_deleted() {
     fails(
         &cli(&["task", "cancel", "one"]),
         4,
-        "error: there is no such task",
+        "error: there is no task ",
     );
 }
 

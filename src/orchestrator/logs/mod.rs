@@ -129,7 +129,7 @@ pub(super) async fn stream(
 
 async fn stored_task(state: &AppState, id: TaskId) -> Result<Task, ApiError> {
     let task = state.store.task_get(id, None).await?;
-    Ok(task.ok_or_else(|| Problem::not_found("task"))?)
+    Ok(task.ok_or_else(|| Problem::unknown_task(&id.to_string()))?)
 }
 
 /// Refusal of a reader who does not wait for a node that does not answer.
