@@ -20,7 +20,28 @@ pub(super) struct Conversation {
     pub(super) model: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) system: Option<String>,
-    messages: Vec<Message>,
+    messages: Vec<Entry>,
+}
+
+/// Message, and the model that wrote it, unless a person did; absent from what older releases have stored, too.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    message: Message,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+}
+
+impl Entry {
+    /// Name of the author for people.
+    fn author(&self) -> String {
+        match (self.message.role, &self.model) {
+            (Role::System, _) => "System".to_owned(),
+            (Role::User, _) => "You".to_owned(),
+            (Role::Assistant, Some(model)) => clean(model),
+            (Role::Assistant, None) => "Assistant".to_owned(),
+        }
+    }
 }
 
 impl Conversation {
@@ -45,23 +66,34 @@ impl Conversation {
         Ok(bytes)
     }
 
-    /// Conversation as a document for people.
+    /// Conversation as a document for people. Its title has the model, where one wrote all answers.
     pub(super) fn to_markdown(&self) -> String {
-        let model = clean(&self.model);
-        let mut text = format!("# Chat with {model}\n");
-        for message in self.system_message().iter().chain(&self.messages) {
-            let author = match message.role {
-                Role::System => "System",
-                Role::User => "You",
-                Role::Assistant => &model,
-            };
-            text.push_str(&format!("\n## {author}\n\n{}\n", message.content.trim()));
+        let answers = self.messages.iter();
+        let answers = answers.filter(|entry| entry.message.role == Role::Assistant);
+        let mut models: Vec<_> = answers.map(|entry| entry.model.as_ref()).collect();
+        models.dedup();
+        let model = match models[..] {
+            [] => Some(&self.model),
+            [model] => model,
+            _ => None,
+        };
+        let mut text = match model {
+            Some(model) => format!("# Chat with {}\n", clean(model)),
+            None => "# Chat\n".to_owned(),
+        };
+        let system = self.system_message().map(|message| Entry {
+            message,
+            model: None,
+        });
+        for entry in system.iter().chain(&self.messages) {
+            let (author, content) = (entry.author(), entry.message.content.trim());
+            text.push_str(&format!("\n## {author}\n\n{content}\n"));
         }
         text
     }
 
-    pub(super) fn messages(&self) -> &[Message] {
-        &self.messages
+    pub(super) fn messages(&self) -> impl DoubleEndedIterator<Item = &Message> + ExactSizeIterator {
+        self.messages.iter().map(|entry| &entry.message)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -91,7 +123,7 @@ impl Conversation {
     /// Body that asks the model for the next answer.
     pub(super) fn request(&self) -> Result<Vec<u8>, Failure> {
         let system = self.system_message();
-        let messages = system.iter().chain(&self.messages);
+        let messages = system.iter().chain(self.messages());
         let request = ChatRequest::new(&self.model, messages);
         let body = serde_json::to_vec(&request).map_err(Failure::internal)?;
         if body.len() > MAX_REQUEST_BYTES {
@@ -109,7 +141,9 @@ impl Conversation {
     }
 
     fn push(&mut self, role: Role, content: String) {
-        self.messages.push(Message { role, content });
+        let model = (role == Role::Assistant).then(|| self.model.clone());
+        let message = Message { role, content };
+        self.messages.push(Entry { message, model });
     }
 }
 
@@ -178,5 +212,29 @@ mod tests {
         conversation.answer("b".to_owned());
         let expected = "# Chat with m \n\n## System\n\ns\n\n## You\n\na\n\n## m \n\nb\n";
         assert_eq!(conversation.to_markdown(), expected);
+        conversation.model = "n".to_owned();
+        assert_eq!(conversation.to_markdown(), expected, "n wrote nothing yet");
+        conversation.ask("c".to_owned());
+        conversation.answer("d".to_owned());
+        let text = conversation.to_markdown();
+        assert!(text.starts_with("# Chat\n"), "{text}");
+        assert!(
+            text.ends_with("## m \n\nb\n\n## You\n\nc\n\n## n\n\nd\n"),
+            "{text}"
+        );
+        let stored = conversation.to_json().unwrap();
+        assert_eq!(Conversation::from_json(&stored), Some(conversation.clone()));
+        assert_eq!(
+            sent(&conversation)["messages"][2],
+            json!({"role": "assistant", "content": "b"})
+        );
+    }
+
+    #[test]
+    fn older_form_has_no_authors() {
+        let message = json!({"role": "assistant", "content": "a"});
+        let stored = json!({"version": VERSION, "model": "m", "messages": [message]});
+        let conversation = Conversation::from_json(stored.to_string().as_bytes()).unwrap();
+        assert_eq!(conversation.to_markdown(), "# Chat\n\n## Assistant\n\na\n");
     }
 }

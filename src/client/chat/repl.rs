@@ -72,7 +72,7 @@ fn greet(conversation: &Conversation, url: &str) {
     note(&dim(&format!(
         "{model} at {url}; /help lists the commands, Ctrl-D leaves"
     )));
-    let mut messages = conversation.messages().iter().rev();
+    let mut messages = conversation.messages().rev();
     if let Some(question) = messages.find(|message| message.role == Role::User) {
         let count = conversation.messages().len();
         let text = clean(&question.content);
