@@ -4,7 +4,7 @@ use super::{
     FileFlags, ResourceFlags, TaskArtifactsArgs, number, parse_duration, values::parse_pull,
 };
 use crate::api::jobs::PullPolicy;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::UnknownArgumentValueParser};
 use std::{path::PathBuf, time::Duration};
 
 /// Flags of every client command: where the orchestrator is, and how to print.
@@ -76,6 +76,9 @@ pub struct TaskFlags {
     pub limits: ResourceFlags,
 }
 
+/// Tip where `cynode run` is given a prompt.
+const PROMPT_TIP: &str = "a prompt is a task of its own: cynode task create --prompt TEXT";
+
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// Print the task's id and return immediately
@@ -95,6 +98,9 @@ pub struct RunArgs {
         conflicts_with = "detach"
     )]
     pub download: Vec<String>,
+    // Flag of another command, which its users look for here; it is always refused.
+    #[arg(long, hide = true, value_name = "TEXT", value_parser = UnknownArgumentValueParser::suggest(PROMPT_TIP))]
+    pub prompt: Option<String>,
     /// Command and arguments
     #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,

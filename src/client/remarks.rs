@@ -1,7 +1,10 @@
 //! Remarks on a task that has ended: what its exit code does not say.
 
 use super::print::clean;
-use crate::api::{jobs::JobResult, tasks::TaskResult};
+use crate::api::{
+    jobs::{JobInference, JobResult},
+    tasks::TaskResult,
+};
 
 /// Result of the last attempt.
 fn last(result: &TaskResult) -> Option<&JobResult> {
@@ -11,6 +14,11 @@ fn last(result: &TaskResult) -> Option<&JobResult> {
 /// Explanation of the end, such as too little memory.
 pub(super) fn reason(result: &TaskResult) -> Option<String> {
     reason_of(last(result)?)
+}
+
+/// Model that answered a prompt, with its tokens.
+pub(super) fn model(result: &TaskResult) -> Option<String> {
+    model_of(last(result)?)
 }
 
 /// Files that should have been collected and were not.
@@ -30,6 +38,16 @@ pub(super) fn reason_of(job: &JobResult) -> Option<String> {
         (None, true) => Some("the kernel killed a process for want of memory".to_owned()),
         (None, false) => None,
     }
+}
+
+pub(super) fn model_of(job: &JobResult) -> Option<String> {
+    let JobInference {
+        model,
+        prompt_tokens,
+        completion_tokens,
+    } = job.inference.as_ref()?;
+    let text = format!("{model}, {prompt_tokens} tokens in, {completion_tokens} out");
+    Some(clean(&text))
 }
 
 pub(super) fn skipped_of(job: &JobResult) -> Option<String> {
@@ -58,6 +76,14 @@ mod tests {
         let fields = more.as_object().unwrap().clone();
         job.as_object_mut().unwrap().extend(fields);
         serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn answer_has_model_and_tokens() {
+        let inference = json!({"model": "a:1b", "prompt_tokens": 3, "completion_tokens": 5});
+        let answered = job(&json!({ "inference": inference }));
+        assert_eq!(model_of(&answered).unwrap(), "a:1b, 3 tokens in, 5 out");
+        assert_eq!(model_of(&job(&json!({}))), None);
     }
 
     #[test]

@@ -265,6 +265,9 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     if let Some(missing) = remarks::skipped_of(result) {
         print::note(&format!("warning: {missing}"));
     }
+    if let Some(model) = remarks::model_of(result) {
+        print::line(&format!("model        {model}"))?;
+    }
     if result.oom_killed {
         print::line("oom killed   yes")?;
     }

@@ -5,11 +5,12 @@ use super::{
     paths,
     print::{self, clean},
     quote::quoted,
+    remarks,
 };
 use crate::{
     api::{
         jobs::resources::GpuRequest,
-        tasks::{Task, TaskDetails, TaskFile},
+        tasks::{Task, TaskDetails, TaskFile, TaskResult},
         time::Time,
     },
     cli::{OutputFormat, TaskArgs},
@@ -18,7 +19,8 @@ use crate::{
 
 /// Shows one task.
 pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
-    let task: Task = ApiClient::from_args(&args.client)?.get(&paths::task(&args.id, ""))?;
+    let mut api = ApiClient::from_args(&args.client)?;
+    let task: Task = api.get(&paths::task(&args.id, ""))?;
     if args.client.output == OutputFormat::Json {
         return print::json(&task);
     }
@@ -46,6 +48,7 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
         ]),
     }
     pairs.extend(settings(&task));
+    pairs.extend(model(&mut api, &task)?.map(|model| ("model", model)));
     pairs.extend([
         ("priority", task.priority.to_string()),
         ("created", task.created_at.to_string()),
@@ -53,6 +56,17 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
         ("ended", time(task.ended_at)),
     ]);
     print::pairs(pairs)
+}
+
+/// Model that answered a prompt, else the one that was asked for.
+fn model(api: &mut ApiClient, task: &Task) -> Result<Option<String>, Failure> {
+    let answered = if task.prompt.is_some() && task.status.is_final() {
+        let result: TaskResult = api.get(&paths::task(&task.id.to_string(), "/result"))?;
+        remarks::model(&result)
+    } else {
+        None
+    };
+    Ok(answered.or_else(|| task.details.model.as_deref().map(clean)))
 }
 
 /// Settings that the user made.
@@ -70,7 +84,6 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         files,
         artifacts,
         artifact_limit,
-        model,
         ..
     } = &task.details;
     let seconds = |seconds: u64| format!("{seconds} s");
@@ -79,7 +92,6 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         ("time limit", time_limit(task)),
         ("grace", grace_seconds.map(|grace| seconds(grace.into()))),
         ("labels", list(node_labels)),
-        ("model", model.as_deref().map(clean)),
         ("env", list(env_names)),
         ("gpus", gpus.as_ref().map(gpus_text)),
         ("cpus", cpus.map(|cpus| cpus.to_string())),

@@ -1,7 +1,9 @@
 //! Prompt tasks: the model server of a node answers, and the answer is the output of a job like any other.
 
 use crate::support::{
-    Call, eventually,
+    Call,
+    client::fails,
+    eventually,
     models::{DONE, STREAM, cluster, delta, model_server},
     process::run,
 };
@@ -68,6 +70,17 @@ fn answer_is_output_of_a_task() {
     let id = done.stdout.trim();
     let logs = run(&mut cluster.cli(&["task", "logs", "--follow", id]));
     assert_eq!((logs.code, logs.stdout.as_str()), (0, "a: x"), "{logs:?}");
+    for command in ["get", "result"] {
+        let shown = cluster.run(&["task", command, id]);
+        let line = "\nmodel        a, 3 tokens in, 5 out\n";
+        assert!(shown.stdout.contains(line), "{shown:?}");
+    }
+    let refused = run(&mut cluster.cli(&["run", "--prompt", "x"]));
+    fails(
+        &refused,
+        2,
+        "tip: a prompt is a task of its own: cynode task create --prompt",
+    );
 }
 
 #[test]
