@@ -1,7 +1,7 @@
 //! `/save`: the conversation as a file of the user.
 
 use super::conversation::Conversation;
-use crate::{api::time::Time, exit::Failure};
+use crate::{api::time::Time, exit::Failure, text::clean};
 use std::{
     env,
     fs::OpenOptions,
@@ -26,13 +26,28 @@ pub(super) fn save(conversation: &Conversation, name: Option<&str>) -> Result<Pa
         Ok(()) => Ok(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let text = format!("{} exists already; name another file", path.display());
-            Err(Failure::usage(text))
+            Err(Failure::usage(clean(&text)))
         }
-        Err(error) => Err(Failure::usage(format!(
-            "can't save to {}: {error}",
-            path.display()
-        ))),
+        Err(error) => {
+            let reason = missing_directory(&path)
+                .filter(|_| error.kind() == io::ErrorKind::NotFound)
+                .map_or_else(|| error.to_string(), no_directory);
+            let text = format!("can't save to {}: {reason}", path.display());
+            Err(Failure::usage(clean(&text)))
+        }
     }
+}
+
+/// Outermost directory of a path that does not exist.
+fn missing_directory(path: &Path) -> Option<&Path> {
+    let directories = path.ancestors().skip(1);
+    let named = directories.filter(|directory| !directory.as_os_str().is_empty());
+    let missing = named.filter(|directory| !directory.exists());
+    missing.last()
+}
+
+fn no_directory(path: &Path) -> String {
+    format!("there is no directory {}", path.display())
 }
 
 /// Name such as `chat-2026-01-31-120000.md`.
@@ -71,6 +86,22 @@ mod tests {
         let read = |name| std::fs::read(home.path().join(name)).unwrap();
         assert!(read("x.md").starts_with(b"# Chat with m"));
         assert_eq!(Conversation::from_json(&read("x.json")), Some(conversation));
+    }
+
+    #[test]
+    fn missing_directory_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let conversation = Conversation::new("m".to_owned(), None);
+        let missing = home.path().join("missing");
+        let path = missing.join("too/x.md");
+        let failure = save(&conversation, path.to_str()).unwrap_err();
+        let expected = format!(
+            "can't save to {}: there is no directory {}",
+            path.display(),
+            missing.display()
+        );
+        assert_eq!(failure.message, expected);
+        assert_eq!(missing_directory(Path::new("x.md")), None);
     }
 
     #[test]
