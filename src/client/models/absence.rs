@@ -61,6 +61,8 @@ fn obstacle(node: &NodeView) -> String {
         );
     }
     let unknown = "its models can't be asked; try again in a moment, or update cynode there";
+    // That of a node that is ready is only a remark.
+    let reason = reason.filter(|_| node.status == NodeStatus::NotReady);
     reason.unwrap_or(unknown).to_owned()
 }
 
