@@ -233,4 +233,41 @@ fn models_command_lists_pulls_and_deletes() {
         "{failed:?}"
     );
     assert!(failed.stderr.contains("does not exist"), "{failed:?}");
+    let wrong = call(&["models", "pull", "no/such model"]);
+    fails(
+        &wrong,
+        6,
+        "error: \"no/such model\" is not a valid model name: ",
+    );
+}
+
+#[test]
+fn client_says_why_no_model_answers() {
+    let home = tempfile::tempdir().unwrap();
+    let (orchestrator, _node, _server) = start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let call = |token: &str, arguments: &[&str]| {
+        let mut command = client(home.path(), &orchestrator.gateway_url, arguments);
+        run(command.env("CYNODE_TOKEN", token))
+    };
+    let ask = ["chat", "-m", "x"];
+    let pull = "node box: it has no model; an admin adds one with: cynode models pull";
+    fails(&call(admin.token(), &ask), 4, pull);
+    let listed = call(admin.token(), &["models"]);
+    assert!(
+        listed.code == 0 && listed.stderr.contains(pull),
+        "{listed:?}"
+    );
+    let ann = orchestrator.add_user(&admin, "ann");
+    admin.act("/v1/nodes/box/drain").expect(204);
+    let drained = "node box: draining; cynode nodes resume box ends it";
+    for token in [admin.token(), ann.token()] {
+        fails(&call(token, &ask), 4, drained);
+        let listed = call(token, &["models"]);
+        assert!(listed.stderr.contains(drained), "{listed:?}");
+    }
+    let key = json!({"name": "k", "scopes": ["tasks"]});
+    let key = ann.post("/v1/keys", &key).json(201);
+    let refused = call(key["key"].as_str().unwrap(), &ask);
+    fails(&refused, 3, "this API key is for tasks");
 }
