@@ -1,6 +1,7 @@
 //! Use cases of the models of a node, for admins: list, pull and delete.
 //!
-//! The node is asked, since its report may be seconds old. A pull is followed in the background, so that the audit log says
+//! The node is asked, since its report may be seconds old; after a change, so that the model can be asked for, or no longer,
+//! before the admin sees the end. A pull is followed in the background, so that the audit log says
 //! how it ended; it ends when the admin leaves.
 
 use super::{
@@ -21,11 +22,16 @@ use crate::{
     identity::Caller,
     store::Node,
 };
-use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 /// Events of a pull that wait for a slow reader; further progress is dropped meanwhile.
 const EVENT_BUFFER: usize = 16;
+/// Time for a node to list its models after a change. Its next report has them, too.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lists the models of a node. One whose release can't be asked has those of its report.
 pub(super) async fn list(state: &AppState, slug: String) -> Result<NodeModels, ApiError> {
@@ -78,6 +84,9 @@ pub(super) async fn pull(
                 PullEnd::failed("the session of the caller has ended")
             }
         };
+        if end.status == PullStatus::Completed {
+            refresh(&state, &node).await;
+        }
         tracing::info!(
             node = node.slug,
             model,
@@ -117,6 +126,9 @@ pub(super) async fn delete(
         ..event.to(node.slug.clone())
     };
     let deleted = delete_at(state, &node, &model).await;
+    if deleted.is_ok() {
+        refresh(state, &node).await;
+    }
     let event = match &deleted {
         Ok(()) => event,
         Err(problem) => refused_event(event, problem),
@@ -158,6 +170,26 @@ async fn delete_at(state: &AppState, node: &Node, model: &str) -> Result<(), Pro
         }
         _ => refused(&client, error),
     })
+}
+
+/// Stores the models that a node has now. Where it can't say, its next report does.
+async fn refresh(state: &AppState, node: &Node) {
+    let stored = async {
+        let client = nodes::online_client(state, node).map_err(|problem| problem.detail)?;
+        let listed = timeout(REFRESH_TIMEOUT, client.models()).await;
+        let listed = listed.map_err(|error| error.to_string())?;
+        let models = listed.map_err(|error| error.to_string())?;
+        let stored = state.store.node_set_models(node.id, models).await;
+        stored.map_err(|error| errors::chain(&error))
+    };
+    if let Err(reason) = stored.await {
+        let node = &node.slug;
+        tracing::warn!(
+            node,
+            reason,
+            "models of a node are unknown until its next report"
+        );
+    }
 }
 
 /// Forwards the progress of a pull up to its end, or until the reader leaves.

@@ -70,6 +70,11 @@ fn models_are_pulled_listed_and_deleted() {
     assert_eq!(names(&models), ["example/tiny:1b"]);
     assert_eq!(models["models"][0]["size_bytes"], 3_000_000);
     assert_eq!(models["models"][0]["loaded"], false);
+    let known = || {
+        let known = admin.get("/v1/models").json(200);
+        known["data"].as_array().unwrap().len()
+    };
+    assert_eq!(known(), 1, "at the end of the pull, and not with a report");
 
     let prompt = json!({"model": "example/tiny:1b", "prompt": "hi", "stream": false});
     server.api.post("/api/generate", &prompt).expect(200);
@@ -90,6 +95,7 @@ fn models_are_pulled_listed_and_deleted() {
     admin
         .call("DELETE", "/v1/nodes/box/models/example/tiny:1b", &[], b"")
         .expect(204);
+    assert_eq!(known(), 0, "at the answer, and not with a report");
     assert_eq!(list()["models"], json!([]));
     let again = admin.call("DELETE", "/v1/nodes/box/models/example%2Ftiny:1b", &[], b"");
     let problem = again.problem(404, "not-found");
@@ -211,11 +217,11 @@ fn models_command_lists_pulls_and_deletes() {
     );
     assert!(done.stderr.contains("tiny at box: pulling "), "{done:?}");
     assert!(done.stderr.contains("writing manifest"), "{done:?}");
-    eventually("both models are listed", || {
-        let done = call(&["models"]);
-        assert_eq!(done.code, 0, "{done:?}");
-        (done.stdout.contains("given:7b") && done.stdout.contains("tiny:latest")).then_some(())
-    });
+    let done = call(&["models"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    for model in ["given:7b", "tiny:latest"] {
+        assert!(done.stdout.contains(model), "{done:?}");
+    }
     let done = call(&["models", "list", "--node", "box", "--output", "json"]);
     let listed: Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(names(&listed), ["given:7b", "tiny:latest"]);

@@ -6,10 +6,13 @@ use super::{
     reports::ReportCache,
     rows::{parse_document, parse_name, to_document},
 };
-use crate::api::{
-    NodeId,
-    audit::{AuditAction, AuditEvent},
-    nodes::CapabilityReport,
+use crate::{
+    api::{
+        NodeId,
+        audit::{AuditAction, AuditEvent},
+        nodes::{CapabilityReport, ModelDetails},
+    },
+    digest::sha256_hex,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use subtle::ConstantTimeEq as _;
@@ -128,6 +131,32 @@ impl Store {
                 store_report(c, id, &report, &report_sha256, &event)?;
             }
             Ok(is_current)
+        })
+        .await
+    }
+
+    /// Replaces the models in the last report of a node, where it has a model server. Its next report replaces them again.
+    pub async fn node_set_models(
+        &self,
+        id: NodeId,
+        models: Vec<ModelDetails>,
+    ) -> Result<(), StoreError> {
+        self.write(move |c| {
+            let sql = "SELECT capability FROM nodes WHERE id = ?1";
+            let known: Option<String> = c.query_row(sql, [id], |row| row.get(0)).optional()?;
+            let report = known.map(|known| parse_document::<CapabilityReport>(&known));
+            let Some(mut report) = report.transpose()? else {
+                return Ok(());
+            };
+            let Some(inference) = &mut report.inference else {
+                return Ok(());
+            };
+            inference.set_models(Some(models.clone()));
+            let document = to_document(&report)?;
+            let hash = format!("sha256:{}", sha256_hex(&document));
+            let sql = "UPDATE nodes SET capability = ?2, capability_sha256 = ?3 WHERE id = ?1";
+            c.execute(sql, params![id, document, hash])?;
+            Ok(())
         })
         .await
     }

@@ -115,6 +115,51 @@ async fn job_is_not_assigned_to_a_deleted_node() {
     assert_eq!(served.unwrap(), None);
 }
 
+#[tokio::test]
+async fn models_are_replaced_within_report() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let mut report = report();
+    let register = async |report: &CapabilityReport| {
+        let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
+        let registered = store.node_register(report.clone(), String::new(), None, 1, event);
+        match registered.await.unwrap() {
+            RegisterOutcome::Created(id, _) | RegisterOutcome::Known(id, _) => id,
+            RegisterOutcome::Taken | RegisterOutcome::Full => panic!("the slug is free"),
+        }
+    };
+    let stored = async || store.node_list().await.unwrap().remove(0).capability;
+    let tiny = ModelDetails {
+        name: "tiny:1b".to_owned(),
+        ..ModelDetails::default()
+    };
+    let node = register(&report).await;
+    store
+        .node_set_models(node, vec![tiny.clone()])
+        .await
+        .unwrap();
+    assert!(stored().await.inference.is_none(), "it has no model server");
+
+    report.inference = serde_json::from_value(serde_json::json!({"models": []})).unwrap();
+    register(&report).await;
+    store
+        .node_set_models(node, vec![tiny.clone()])
+        .await
+        .unwrap();
+    let found = stored().await;
+    assert_eq!(found.inference.as_ref().unwrap().known_models(), [tiny]);
+    assert_eq!(found.compute.cpu_cores, report.compute.cpu_cores);
+    store.node_set_models(node, Vec::new()).await.unwrap();
+    assert!(
+        !stored()
+            .await
+            .inference
+            .as_ref()
+            .unwrap()
+            .has_model("tiny:1b")
+    );
+}
+
 /// Also after a restore from a backup, where the same registrations are repeated.
 #[tokio::test]
 async fn registration_numbers_are_unique() {
