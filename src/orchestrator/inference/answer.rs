@@ -275,7 +275,7 @@ pub(super) fn access_ended() -> Problem {
 }
 
 fn broke_off(slug: &str) -> Problem {
-    let detail = format!("the model server of the node {slug} broke off; send the request again");
+    let detail = format!("the connection to the node {slug} broke off; send the request again");
     Problem::new(ProblemKind::ModelServerFailed, detail)
 }
 

@@ -65,7 +65,7 @@ pub(super) async fn attempt(
     }
     let (parts, mut rest) = answer.into_parts();
     let first = next_chunk(&mut rest).await;
-    let first = first.map_err(|error| failed("its model server broke off").caused_by(error))?;
+    let first = first.map_err(|error| failed("the connection to it broke").caused_by(error))?;
     Ok(Begun {
         status: parts.status,
         headers: relay::response_headers(&parts.headers),
