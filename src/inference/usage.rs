@@ -1,5 +1,5 @@
 //! Numbers of tokens of an answer, read while it passes: from one JSON document, from server-sent events, or from
-//! lines of JSON.
+//! lines of JSON; and whether the last event of a stream has passed, after which a client may close before the server.
 //!
 //! Only counts are read, at the places where the APIs have them. Text of a model can't forge them: it stands in
 //! strings, or elsewhere. A server can send any number, so the counts are bounded.
@@ -14,6 +14,15 @@ const MAX_KEYS: usize = 6;
 const MAX_TOKENS: u64 = 100_000_000;
 /// Begin of the data of a server-sent event.
 const DATA: &[u8] = b"data:";
+/// Data of the last event of OpenAI's streams.
+const DONE: &[u8] = b"[DONE]";
+/// Types of the last events of Anthropic's streams, and of OpenAI's responses.
+const LAST_TYPES: [&[u8]; 4] = [
+    b"message_stop",
+    b"response.completed",
+    b"response.incomplete",
+    b"response.failed",
+];
 
 /// Numbers of tokens of one request and its answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,6 +50,8 @@ enum Place {
     /// After so many bytes of `data:`.
     Prefix(usize),
     Json,
+    /// In data that is not JSON.
+    Data,
     /// In a line, or a document, without counts.
     Skipped,
 }
@@ -62,6 +73,10 @@ enum Key {
     Delta,
     /// Text of an answer.
     Text,
+    /// Type of an event.
+    Type,
+    /// End of Ollama's streams.
+    Done,
 }
 
 impl Key {
@@ -76,6 +91,8 @@ impl Key {
             b"choices" => Self::Choices,
             b"delta" => Self::Delta,
             b"content" | b"text" | b"reasoning" | b"reasoning_content" => Self::Text,
+            b"type" => Self::Type,
+            b"done" => Self::Done,
             _ => Self::Other,
         }
     }
@@ -87,9 +104,20 @@ pub struct Counter {
     place: Place,
     lexer: Lexer,
     path: Path,
+    counts: Counts,
+    /// First bytes of the data of an event without spaces, one more than those of [`DONE`], and their number.
+    data: ([u8; DONE.len() + 1], usize),
+    has_ended: bool,
+}
+
+/// Findings in an answer.
+#[derive(Default)]
+struct Counts {
     usage: Usage,
     /// Parts of a stream with text. Most servers send one for each token.
     parts: u64,
+    /// Whether the present line is the last event.
+    is_last: bool,
 }
 
 /// Keys from the top of a document to the present value.
@@ -114,8 +142,9 @@ impl Counter {
             place: form.start(),
             lexer: Lexer::new(MAX_DEPTH),
             path: Path::default(),
-            usage: Usage::default(),
-            parts: 0,
+            counts: Counts::default(),
+            data: Default::default(),
+            has_ended: false,
         })
     }
 
@@ -128,6 +157,10 @@ impl Counter {
         for line in chunk.split_inclusive(|byte| *byte == b'\n') {
             self.line(line);
             if line.ends_with(b"\n") {
+                let (data, length) = &self.data;
+                self.has_ended |= self.counts.is_last || data[..*length] == *DONE;
+                self.counts.is_last = false;
+                self.data.1 = 0;
                 self.lexer.reset();
                 self.path.depth = 0;
                 self.place = self.form.start();
@@ -137,11 +170,16 @@ impl Counter {
 
     /// Counts so far. Where a stream came without counts, its parts stand for the tokens of the answer.
     pub fn usage(&self) -> Usage {
-        let mut usage = self.usage;
+        let mut usage = self.counts.usage;
         if usage.completion_tokens == 0 {
-            usage.completion_tokens = self.parts.min(MAX_TOKENS);
+            usage.completion_tokens = self.counts.parts.min(MAX_TOKENS);
         }
         usage
+    }
+
+    /// Whether the last event of a stream has passed.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
     }
 
     /// Reads a part of a line.
@@ -159,20 +197,33 @@ impl Counter {
                 Place::Skipped
             };
         }
+        if self.form == Form::Events && matches!(self.place, Place::Json | Place::Data) {
+            self.keep_data(part);
+        }
         self.json(part);
+    }
+
+    /// Keeps the first bytes of the data of an event.
+    fn keep_data(&mut self, part: &[u8]) {
+        let (data, length) = &mut self.data;
+        let bytes = part.iter().filter(|byte| !byte.is_ascii_whitespace());
+        for (place, byte) in data[*length..].iter_mut().zip(bytes) {
+            *place = *byte;
+            *length += 1;
+        }
     }
 
     fn json(&mut self, part: &[u8]) {
         if self.place != Place::Json {
             return;
         }
-        let (path, usage, parts) = (&mut self.path, &mut self.usage, &mut self.parts);
+        let (path, counts) = (&mut self.path, &mut self.counts);
         let mut sink = |token: Token<'_>| {
-            path.read(token, usage, parts);
+            path.read(token, counts);
             Ok::<_, LexError>(())
         };
         if self.lexer.feed(part, &mut sink).is_err() {
-            self.place = Place::Skipped;
+            self.place = Place::Data;
         }
     }
 }
@@ -187,7 +238,7 @@ impl Form {
 }
 
 impl Path {
-    fn read(&mut self, token: Token<'_>, usage: &mut Usage, parts: &mut u64) {
+    fn read(&mut self, token: Token<'_>, counts: &mut Counts) {
         match token {
             Token::Object | Token::Array => {
                 self.depth += 1;
@@ -197,11 +248,13 @@ impl Path {
             Token::Key(key) => self.set_key(Key::new(if key.is_cut { b"" } else { key.raw })),
             Token::String(text) if !text.raw.is_empty() => {
                 if self.is_text() {
-                    *parts += 1;
+                    counts.parts += 1;
                 }
+                counts.is_last |= self.keys() == [Key::Type] && LAST_TYPES.contains(&text.raw);
             }
             Token::String(_) => {}
-            Token::Scalar(number) => self.number(number, usage),
+            Token::Scalar(b"true") => counts.is_last |= self.keys() == [Key::Done],
+            Token::Scalar(number) => self.number(number, &mut counts.usage),
         }
     }
 
@@ -253,143 +306,4 @@ impl Path {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::json::tests as json, *};
-    use proptest::prelude::*;
-
-    fn count(content_type: &str, chunks: &[&[u8]]) -> Usage {
-        let mut counter = Counter::new(content_type).unwrap();
-        for chunk in chunks {
-            counter.feed(chunk);
-        }
-        counter.usage()
-    }
-
-    fn usage(prompt_tokens: u64, completion_tokens: u64) -> Usage {
-        Usage {
-            prompt_tokens,
-            completion_tokens,
-        }
-    }
-
-    const SSE: &str = "text/event-stream; charset=utf-8";
-    const NDJSON: &str = "application/x-ndjson";
-
-    /// Answers of each API, and their counts.
-    fn answers() -> Vec<(&'static str, &'static str, Usage)> {
-        vec![
-            (
-                "application/json",
-                r#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":3,"completion_tokens":5,
-                "prompt_tokens_details":{"prompt_tokens":9}}}"#,
-                usage(3, 5),
-            ),
-            (
-                SSE,
-                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}],\"usage\":null}\n\n\
-                 data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":5}}\n\ndata: [DONE]\n\n",
-                usage(3, 5),
-            ),
-            (
-                SSE,
-                "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n: still there\n\n\
-                 data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\r\n\r\n\
-                 data:{\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\ndata: [DONE]\n\n",
-                usage(0, 2),
-            ),
-            (
-                SSE,
-                "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":7,\
-                 \"output_tokens\":1}}}\n\nevent: message_delta\ndata: {\"delta\":{\"stop_reason\":\"end_turn\"},\
-                 \"usage\":{\"output_tokens\":11}}\n\n",
-                usage(7, 11),
-            ),
-            (
-                SSE,
-                "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"output\":[],\
-                 \"usage\":{\"input_tokens\":7,\"output_tokens\":11}}}\n\n",
-                usage(7, 11),
-            ),
-            (
-                NDJSON,
-                "{\"message\":{\"content\":\"a\"},\"done\":false}\n{\"message\":{\"content\":\"\"},\"done\":true,\
-                 \"prompt_eval_count\":2,\"eval_count\":4}\n",
-                usage(2, 4),
-            ),
-            (
-                NDJSON,
-                "{\"response\":\"a\",\"done\":false}\n{\"response\":\"b\",\"done\":false}\n",
-                usage(0, 2),
-            ),
-        ]
-    }
-
-    #[test]
-    fn counts_of_each_api_are_read() {
-        for (content_type, answer, expected) in answers() {
-            assert_eq!(
-                count(content_type, &[answer.as_bytes()]),
-                expected,
-                "{answer}"
-            );
-        }
-    }
-
-    #[test]
-    fn text_of_model_forges_no_counts() {
-        let quoted = r#"{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":99}"}}]}"#;
-        assert_eq!(count("application/json", &[quoted.as_bytes()]), usage(0, 0));
-        let nested = r#"{"message":{"tool_calls":[{"function":{"arguments":{"eval_count":99,"usage":
-            {"prompt_tokens":99}}}}]},"eval_count":1}"#;
-        assert_eq!(count("application/json", &[nested.as_bytes()]), usage(0, 1));
-    }
-
-    #[test]
-    fn wild_counts_are_bounded() {
-        for number in [
-            "-1",
-            "1e9",
-            "1.5",
-            "99999999999999999999999",
-            "\"7\"",
-            "null",
-        ] {
-            let line = format!("{{\"eval_count\":{number}}}\n");
-            assert_eq!(count(NDJSON, &[line.as_bytes()]), usage(0, 0), "{number}");
-        }
-        let line = format!("{{\"eval_count\":{}}}\n", u64::MAX);
-        assert_eq!(count(NDJSON, &[line.as_bytes()]), usage(0, MAX_TOKENS));
-    }
-
-    #[test]
-    fn other_answers_are_not_read() {
-        assert!(Counter::new("text/html").is_none());
-        assert!(Counter::new("").is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn cuts_change_no_count(
-            n in 0..7usize, at in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
-        ) {
-            let (content_type, answer, expected) = answers().swap_remove(n);
-            prop_assert_eq!(count(content_type, &json::chunks(answer.as_bytes(), &at)), expected);
-        }
-
-        #[test]
-        fn broken_lines_spoil_no_others(junk in "[^\n]{0,40}") {
-            let answer = format!("{junk}\n{{\"eval_count\":4}}\n");
-            prop_assert!(count(NDJSON, &[answer.as_bytes()]).completion_tokens >= 4);
-            let answer = format!("data: {junk}\n\ndata: {{\"usage\":{{\"output_tokens\":4}}}}\n\n");
-            prop_assert!(count(SSE, &[answer.as_bytes()]).completion_tokens >= 4);
-        }
-
-        #[test]
-        fn counters_take_any_bytes(answer: Vec<Vec<u8>>) {
-            for content_type in ["application/json", NDJSON, SSE] {
-                let chunks: Vec<_> = answer.iter().map(|chunk| &chunk[..]).collect();
-                let _ = count(content_type, &chunks);
-            }
-        }
-    }
-}
+mod tests;

@@ -251,7 +251,7 @@ fn calls_are_recorded_without_contents() {
     });
     assert_eq!(
         (&event["actor"], &event["target"]),
-        (&json!("admin"), &json!("tiny"))
+        (&json!("admin"), &json!("tiny:latest"))
     );
     let reason = event["reason"].as_str().unwrap();
     assert!(

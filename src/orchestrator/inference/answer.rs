@@ -7,7 +7,8 @@ use super::{
     attempt::{Begun, next_chunk},
     body::Receiving,
     metrics::Meter,
-    record::{CallEnd, Subject, record},
+    record::{AnswerEnd, CallEnd, Subject, record},
+    registry::resolve,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -166,6 +167,10 @@ impl Answer {
                 self.ended = Ended::Complete;
                 None
             }
+            Err(_) if self.has_last_event() && self.boundary.is_at() => {
+                self.ended = Ended::Complete;
+                None
+            }
             Err(problem) => {
                 self.ended = Ended::Cut;
                 self.context.meter.record_failure();
@@ -180,6 +185,11 @@ impl Answer {
                 })
             }
         }
+    }
+
+    /// Whether nothing of use can follow: a client may close now.
+    fn has_last_event(&self) -> bool {
+        self.counter.as_ref().is_some_and(Counter::has_ended)
     }
 
     /// Notes the end of an answer that announced its length: nobody asks for what follows.
@@ -215,19 +225,32 @@ impl Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let usage = self.counter.as_ref().map(Counter::usage);
+        let ended = match self.ended {
+            Ended::Not if self.has_last_event() => AnswerEnd::Complete,
+            Ended::Not => AnswerEnd::ClientLeft,
+            Ended::Complete => AnswerEnd::Complete,
+            Ended::Cut => AnswerEnd::BrokeOff,
+        };
         let AnswerContext {
             state,
             subject,
             meter,
             ..
         } = &mut self.context;
+        let (node, status) = (&self.begun.permit.node, self.begun.status);
+        let is_complete = ended == AnswerEnd::Complete;
         let end = CallEnd {
-            node: &self.begun.permit.node.slug,
+            node: &node.slug,
+            model: &resolve(node, &subject.model),
             usage: usage.unwrap_or_default(),
-            is_complete: self.ended == Ended::Complete,
+            ended: if is_complete && !status.is_success() {
+                AnswerEnd::Failed(status)
+            } else {
+                ended
+            },
             took: meter.elapsed(),
         };
-        meter.record_answer(end.node, self.begun.status, end.usage, end.is_complete);
+        meter.record_answer(end.node, status, end.usage, is_complete);
         record(state, subject, &end);
     }
 }

@@ -188,7 +188,7 @@ impl ModelCall {
                 Err(error) => return Err(last_error.unwrap_or(error)),
             };
             let node = Arc::clone(&permit.node);
-            unanswered.note_node(&node.slug);
+            unanswered.note_node(&node);
             let (endpoint, headers) = (self.endpoint, &self.headers);
             let attempt = attempt(&self.state, endpoint, headers, &self.body, permit);
             let error = match attempt.await {

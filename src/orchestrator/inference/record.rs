@@ -1,16 +1,18 @@
 //! Record of a call that a node was asked for: who, which model, where, how many tokens, how long. Never what was said.
 
+use super::registry::resolve;
 use crate::{
     api::{
         ApiKeyId, TaskId, UserId,
-        audit::{AuditAction, AuditEvent, RequestOrigin},
+        audit::{AuditAction, AuditEvent, AuditOutcome, RequestOrigin},
         time::Time,
     },
     identity::Caller,
     inference::{Endpoint, usage::Usage},
     orchestrator::AppState,
-    store::{InferenceUser, UsageRecord},
+    store::{InferenceUser, Node, UsageRecord},
 };
+use http::StatusCode;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -70,13 +72,28 @@ impl Subject {
     }
 }
 
+/// End of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AnswerEnd {
+    /// It came to its end.
+    Complete,
+    /// It is an error with this status.
+    Failed(StatusCode),
+    /// The node, or the end of the caller's access, ended it.
+    BrokeOff,
+    ClientLeft,
+    /// It did not begin.
+    Missing,
+}
+
 /// End of a call.
 pub(super) struct CallEnd<'a> {
     /// Slug of the node.
     pub(super) node: &'a str,
+    /// Name that the model has there.
+    pub(super) model: &'a str,
     pub(super) usage: Usage,
-    /// Whether the answer came to its end.
-    pub(super) is_complete: bool,
+    pub(super) ended: AnswerEnd,
     /// Time since the request arrived.
     pub(super) took: Duration,
 }
@@ -88,7 +105,6 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
         key,
         task,
         event,
-        model,
         ..
     } = subject;
     if !subject.is_recorded {
@@ -100,9 +116,18 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
     } = end.usage;
     let mut event = AuditEvent {
         at: Time::now(),
-        ..event.clone().to(model)
+        ..event.clone().to(end.model)
     };
-    let ended = if end.is_complete { "" } else { ", cut off" };
+    if end.ended != AnswerEnd::Complete {
+        event.outcome = AuditOutcome::Failure;
+    }
+    let ended = match end.ended {
+        AnswerEnd::Complete => String::new(),
+        AnswerEnd::Failed(status) => format!(", answered {}", status.as_u16()),
+        AnswerEnd::BrokeOff => ", cut off".to_owned(),
+        AnswerEnd::ClientLeft => ", client left".to_owned(),
+        AnswerEnd::Missing => ", no answer".to_owned(),
+    };
     let of_task = task.map(|task| format!("task {task}, "));
     let of_task = of_task.unwrap_or_default();
     event.reason = Some(format!(
@@ -114,7 +139,7 @@ pub(super) fn record(state: &Arc<AppState>, subject: &Subject, end: &CallEnd<'_>
         user: *user,
         key: key.clone(),
         task: *task,
-        model: model.clone(),
+        model: end.model.to_owned(),
         prompt_tokens,
         completion_tokens,
         event,
@@ -126,8 +151,8 @@ pub(super) struct Unanswered {
     state: Arc<AppState>,
     subject: Arc<Subject>,
     since: Instant,
-    /// Slug of the node; `None` where none was asked, or the answer has begun.
-    node: Option<String>,
+    /// Node that was asked last; `None` where none was, or the answer has begun.
+    node: Option<Arc<Node>>,
 }
 
 impl Unanswered {
@@ -141,8 +166,8 @@ impl Unanswered {
     }
 
     /// Notes that a node is asked.
-    pub(super) fn note_node(&mut self, slug: &str) {
-        self.node = Some(slug.to_owned());
+    pub(super) fn note_node(&mut self, node: &Arc<Node>) {
+        self.node = Some(Arc::clone(node));
     }
 
     /// Ends the wait: the answer records itself.
@@ -157,9 +182,10 @@ impl Drop for Unanswered {
             return;
         };
         let end = CallEnd {
-            node,
+            node: &node.slug,
+            model: &resolve(node, &self.subject.model),
             usage: Usage::default(),
-            is_complete: false,
+            ended: AnswerEnd::Missing,
             took: self.since.elapsed(),
         };
         record(&self.state, &self.subject, &end);

@@ -115,6 +115,24 @@ impl ServingNode {
     }
 }
 
+/// Name that a model has at a node; as it was asked for where the node does not have it any more.
+pub(super) fn resolve(node: &Node, model: &str) -> String {
+    let tagged = with_tag(model);
+    let inference = node.capability.inference.as_ref();
+    let reported = |name: &str| {
+        inference.is_some_and(|known| {
+            let mut details = known.model_details.iter().flatten();
+            let mut names = known.models.iter().flatten();
+            names.any(|known| known == name) || details.any(|known| known.name == name)
+        })
+    };
+    if !reported(model) && reported(&tagged) {
+        tagged
+    } else {
+        model.to_owned()
+    }
+}
+
 /// Models of a report, and whether each is loaded. Of names alone, none counts as loaded.
 fn models_of(node: &Node) -> BTreeMap<String, bool> {
     let Some(inference) = &node.capability.inference else {
@@ -224,6 +242,23 @@ pub(super) mod tests {
         assert!(registry.absent("y").is_none());
         let names: Vec<_> = registry.models().into_keys().collect();
         assert_eq!(names, ["m:latest", "n:7b"]);
+    }
+
+    #[test]
+    fn names_are_those_of_nodes() {
+        let node = node(
+            "a",
+            json!({"models": ["m:latest", "bare"], "model_details": [{"name": "n:latest"}]}),
+        );
+        for (asked, name) in [
+            ("m", "m:latest"),
+            ("m:latest", "m:latest"),
+            ("n", "n:latest"),
+            ("bare", "bare"),
+            ("gone", "gone"),
+        ] {
+            assert_eq!(resolve(&node, asked), name);
+        }
     }
 
     #[test]
