@@ -104,11 +104,13 @@ fn errors_have_shape_of_their_api() {
     let node = model_node(&orchestrator, "a", &["tiny:latest"], |_, _| {});
     let user = orchestrator.login();
     let stranger = user.anonymous();
-    openai_error(
-        &stranger.post(CHAT, &chat("tiny")),
-        401,
-        json!("invalid_api_key"),
-    );
+    let refused = stranger.post(CHAT, &chat("tiny"));
+    let detail = openai_error(&refused, 401, json!("invalid_api_key"));
+    assert!(detail.contains("cynode keys create"), "{detail}");
+    let wrong = [("Authorization", "Bearer cyk_wrong")];
+    let refused = stranger.call("GET", "/v1/models", &wrong, b"");
+    let detail = openai_error(&refused, 401, json!("invalid_api_key"));
+    assert!(detail.contains("cynode keys list"), "{detail}");
     openai_error(&stranger.get("/v1/models"), 401, json!("invalid_api_key"));
     openai_error(&user.get(CHAT), 405, Value::Null);
     let unknown = user.post(CHAT, &chat("other"));

@@ -2,15 +2,19 @@
 //!
 //! Answers and errors have the shape of the API that a call belongs to.
 
-use super::{AppState, authenticate};
+use super::{AppState, authenticate, token};
 use crate::{
-    api::api_keys::Scope,
+    api::{
+        api_keys::Scope,
+        error::ApiError,
+        problem::{Problem, ProblemKind},
+    },
     http::{
         request::Request,
         response::{self, Reply},
         router::RouterBuilder,
     },
-    identity::Access,
+    identity::{Access, Caller},
     inference::{Endpoint, Family, error::renderer},
     orchestrator::inference,
 };
@@ -26,6 +30,12 @@ const OLLAMA_PREFIX: &str = "/api/";
 /// Text for calls of Ollama's API that change a model server.
 const REFUSED: &str = "this call of Ollama's API is not served here: models are pulled and removed with cynode models, \
     or at /v1/nodes/{slug}/models";
+/// Text for calls without credentials.
+const NO_CREDENTIALS: &str = "send an API key (cyk_…) as Authorization: Bearer or x-api-key; \
+    cynode keys create NAME --scope inference makes one";
+/// Text for calls whose credentials are not valid.
+const WRONG_CREDENTIALS: &str =
+    "the API key or token is wrong, expired or revoked; cynode keys list shows yours";
 
 /// Adds the calls to a router.
 pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
@@ -51,32 +61,44 @@ pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppS
 async fn call(state: Arc<AppState>, request: Request, endpoint: Endpoint) -> Reply {
     // Subscribed before the authentication, so that no end of the session is missed.
     let revocations = state.identity.revocations();
-    let caller = authenticate(&state, &request, ACCESS).await?;
+    let caller = admit(&state, &request).await?;
     inference::call(state, caller, revocations, endpoint, request).await
 }
 
+/// Authenticates the user who calls. Clients of these APIs know keys, and no logins, so 401 speaks of keys.
+async fn admit(state: &AppState, request: &Request) -> Result<Caller, ApiError> {
+    let admitted = authenticate(state, request, ACCESS).await;
+    admitted.map_err(|error| match error.problem().kind {
+        ProblemKind::Unauthorized if token(request).is_none_or(str::is_empty) => {
+            Problem::unauthorized(NO_CREDENTIALS).into()
+        }
+        ProblemKind::Unauthorized => Problem::unauthorized(WRONG_CREDENTIALS).into(),
+        _ => error,
+    })
+}
+
 async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    authenticate(&state, &request, ACCESS).await?;
+    admit(&state, &request).await?;
     Ok(response::raw_json(inference::models(&state).await?))
 }
 
 async fn get(state: Arc<AppState>, request: Request) -> Reply {
-    authenticate(&state, &request, ACCESS).await?;
+    admit(&state, &request).await?;
     let name: String = request.param("id", "model")?;
     response::ok(&inference::model(&state, &name).await?)
 }
 
 async fn version(state: Arc<AppState>, request: Request) -> Reply {
-    authenticate(&state, &request, ACCESS).await?;
+    admit(&state, &request).await?;
     response::ok(&inference::version(&state).await?)
 }
 
 async fn tags(state: Arc<AppState>, request: Request) -> Reply {
-    authenticate(&state, &request, ACCESS).await?;
+    admit(&state, &request).await?;
     Ok(response::raw_json(inference::tags(&state).await?))
 }
 
 async fn ps(state: Arc<AppState>, request: Request) -> Reply {
-    authenticate(&state, &request, ACCESS).await?;
+    admit(&state, &request).await?;
     Ok(response::raw_json(inference::loaded_models(&state).await?))
 }
