@@ -52,6 +52,13 @@ pub(super) struct RequestContext {
     pub(super) permit: Arc<ConnectionPermit>,
 }
 
+impl RequestContext {
+    /// Host and port that the request names.
+    pub(super) fn authority(&self) -> Option<&str> {
+        self.authority.as_ref().map(Authority::as_str)
+    }
+}
+
 /// Request for a handler.
 pub struct Request {
     parts: Parts,

@@ -35,6 +35,17 @@ type Params = HashMap<String, String>;
 /// Form of the errors of a path: from a problem and the id of the request.
 pub type ErrorRenderer = fn(&Problem, &str) -> Response;
 
+/// Answer to a path that has no route: from the path and the host of the request, as far as they lead to one.
+pub type PathHints = fn(&str, &str) -> Option<PathHint>;
+
+/// Text for clients of an API that is not ours, which is served at another path.
+pub struct PathHint {
+    /// What is wrong, and what to do.
+    pub detail: String,
+    /// Form of the API's errors.
+    pub render: ErrorRenderer,
+}
+
 /// A path with its `{name}` parameters, and what is there.
 struct Route<S> {
     template: &'static str,
@@ -55,6 +66,7 @@ pub struct RouterBuilder<S> {
     paths: BTreeMap<&'static str, Methods<S>>,
     foreign: BTreeMap<&'static str, ErrorRenderer>,
     refused: Option<Refused>,
+    hints: Option<PathHints>,
     warns_below: Option<&'static str>,
 }
 
@@ -72,6 +84,7 @@ pub struct Router<S> {
     requests: RequestMetrics,
     paths: Arc<matchit::Router<Route<S>>>,
     refused: Option<Refused>,
+    hints: Option<PathHints>,
     warns_below: Option<&'static str>,
 }
 
@@ -82,6 +95,7 @@ impl<S> Clone for Router<S> {
             requests: self.requests.clone(),
             paths: Arc::clone(&self.paths),
             refused: self.refused,
+            hints: self.hints,
             warns_below: self.warns_below,
         }
     }
@@ -98,6 +112,7 @@ impl<S: Send + Sync + 'static> Router<S> {
             paths: BTreeMap::new(),
             foreign: BTreeMap::new(),
             refused: None,
+            hints: None,
             warns_below: None,
         }
     }
@@ -133,6 +148,12 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             detail,
             render,
         });
+        self
+    }
+
+    /// Has paths that have no route answered 404 with a hint, where there is one for them.
+    pub fn with_hints(mut self, hints: PathHints) -> Self {
+        self.hints = Some(hints);
         self
     }
 
@@ -174,6 +195,7 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
             requests,
             paths: Arc::new(paths),
             refused: self.refused,
+            hints: self.hints,
             warns_below: self.warns_below,
         }
     }
@@ -181,9 +203,9 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
 
 impl<S: Send + Sync + 'static> Router<S> {
     /// The route, and its handler for this method.
-    fn find(&self, method: &Method, path: &str) -> Found<S> {
+    fn find(&self, method: &Method, path: &str, host: &str) -> Found<S> {
         let Ok(found) = self.paths.at(path) else {
-            return self.not_found(path);
+            return self.not_found(path, host);
         };
         let Route {
             template,
@@ -225,19 +247,27 @@ impl<S: Send + Sync + 'static> Router<S> {
         answer(Err(problem))
     }
 
-    fn not_found(&self, path: &str) -> Found<S> {
+    fn not_found(&self, path: &str, host: &str) -> Found<S> {
         let refused = self.refused.as_ref();
         let refused = refused.filter(|refused| path.starts_with(refused.prefix));
-        let problem = match refused {
-            Some(refused) => Problem::new(ProblemKind::Forbidden, refused.detail),
-            None => {
+        let hint = self.hints.and_then(|hints| hints(path, host));
+        let (problem, foreign) = match (refused, hint) {
+            (Some(refused), _) => {
+                let problem = Problem::new(ProblemKind::Forbidden, refused.detail);
+                (problem, Some(refused.render))
+            }
+            (None, Some(hint)) => {
+                let problem = Problem::new(ProblemKind::NotFound, hint.detail);
+                (problem, Some(hint.render))
+            }
+            (None, None) => {
                 let detail = format!("there is no such path; {}", self.directory());
-                Problem::new(ProblemKind::NotFound, detail)
+                (Problem::new(ProblemKind::NotFound, detail), None)
             }
         };
         Found {
             template: UNMATCHED_ROUTE,
-            foreign: refused.map(|refused| refused.render),
+            foreign,
             handler: Err(problem),
         }
     }
@@ -260,11 +290,12 @@ impl<S: Send + Sync + 'static> Router<S> {
     ) -> Response {
         let id = Uuid::now_v7().to_string();
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let host = context.as_ref().ok().and_then(RequestContext::authority);
         let Found {
             template: route,
             foreign,
             handler: found,
-        } = self.find(&method, uri.path());
+        } = self.find(&method, uri.path(), host.unwrap_or("HOST"));
         // Of the level of errors, so that they have it at every log level.
         let span = tracing::error_span!(
             "request", request_id = id, %method, route, user = Empty, node = Empty

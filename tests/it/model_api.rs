@@ -194,6 +194,23 @@ fn loaded_model_and_idle_node_come_first() {
 }
 
 #[test]
+fn wrong_base_url_is_explained() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let base = format!("http://{}/v1", user.address());
+    let detail = openai_error(
+        &user.post("/chat/completions", &chat("tiny")),
+        404,
+        Value::Null,
+    );
+    assert!(detail.contains(&base), "{detail}");
+    let error = user.post("/v1/v1/messages", &chat("tiny")).json(404);
+    assert_eq!(error["error"]["type"], "not_found_error", "{error}");
+    user.get("/v1/other").problem(404, "not-found");
+}
+
+#[test]
 fn failing_node_is_replaced_before_first_byte() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);

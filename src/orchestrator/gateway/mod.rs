@@ -7,6 +7,7 @@ mod artifacts;
 mod audit;
 mod auth;
 mod logs;
+mod model_paths;
 mod models;
 mod node_models;
 mod nodes;

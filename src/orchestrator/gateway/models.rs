@@ -2,7 +2,7 @@
 //!
 //! Answers and errors have the shape of the API that a call belongs to.
 
-use super::{AppState, authenticate, token};
+use super::{AppState, authenticate, model_paths, token};
 use crate::{
     api::{
         api_keys::Scope,
@@ -55,6 +55,7 @@ pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppS
     builder
         .route(Method::GET, MODEL_PATH, get)
         .with_errors(MODEL_PATH, renderer(Family::OpenAi))
+        .with_hints(model_paths::hint)
         .with_refused(OLLAMA_PREFIX, REFUSED, renderer(Family::Ollama))
 }
 
