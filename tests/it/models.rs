@@ -18,9 +18,10 @@ fn start(home: &Path, settings: &[&str]) -> (Orchestrator, Node, ModelServer) {
     let flags = ["--inference", "auto", "--inference-port", &port];
     let node = Node::start(home, "box", &orchestrator.control_url, &flags);
     let admin = orchestrator.login();
-    eventually("the model server is reported", || {
+    eventually("the node is ready, and the model server reported", || {
         let node = admin.call("GET", "/v1/nodes/box", &[], b"");
-        (node.status == 200 && node.json(200)["inference"]["running"] == true).then_some(())
+        let node = (node.status == 200).then(|| node.json(200))?;
+        (node["status"] == "ready" && node["inference"]["running"] == true).then_some(())
     });
     (orchestrator, node, server)
 }
