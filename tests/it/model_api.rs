@@ -107,14 +107,17 @@ fn errors_have_shape_of_their_api() {
     let refused = stranger.post(CHAT, &chat("tiny"));
     let detail = openai_error(&refused, 401, json!("invalid_api_key"));
     assert!(detail.contains("cynode keys create"), "{detail}");
-    let wrong = [("Authorization", "Bearer cyk_wrong")];
+    let wrong = [("x-api-key", "cyk_wrong")];
     let refused = stranger.call("GET", "/v1/models", &wrong, b"");
     let detail = openai_error(&refused, 401, json!("invalid_api_key"));
     assert!(detail.contains("cynode keys list"), "{detail}");
     openai_error(&stranger.get("/v1/models"), 401, json!("invalid_api_key"));
     openai_error(&user.get(CHAT), 405, Value::Null);
-    let unknown = user.post(CHAT, &chat("other"));
-    let detail = openai_error(&unknown, 404, json!("model_not_found"));
+    let detail = openai_error(
+        &user.post(CHAT, &chat("other")),
+        404,
+        json!("model_not_found"),
+    );
     assert!(detail.contains("tiny:latest"), "{detail}");
     for (body, expected) in [
         (&b"{"[..], "ends early"),
