@@ -98,10 +98,9 @@ fn bytes_pass_unchanged_in_both_directions() {
 }
 
 #[test]
-fn errors_have_shape_of_their_api() {
+fn missing_and_wrong_keys_are_explained() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
-    let node = model_node(&orchestrator, "a", &["tiny:latest"], |_, _| {});
     let user = orchestrator.login();
     let stranger = user.anonymous();
     let refused = stranger.post(CHAT, &chat("tiny"));
@@ -112,6 +111,14 @@ fn errors_have_shape_of_their_api() {
     let detail = openai_error(&refused, 401, json!("invalid_api_key"));
     assert!(detail.contains("cynode keys list"), "{detail}");
     openai_error(&stranger.get("/v1/models"), 401, json!("invalid_api_key"));
+}
+
+#[test]
+fn errors_have_shape_of_their_api() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let node = model_node(&orchestrator, "a", &["tiny:latest"], |_, _| {});
+    let user = orchestrator.login();
     openai_error(&user.get(CHAT), 405, Value::Null);
     let detail = openai_error(
         &user.post(CHAT, &chat("other")),
@@ -147,7 +154,10 @@ fn errors_have_shape_of_their_api() {
         (&error["type"], &error["error"]["type"]),
         (&json!("error"), &json!("not_found_error"))
     );
-    let error = stranger.post("/v1/messages", &chat("tiny")).json(401);
+    let error = user
+        .anonymous()
+        .post("/v1/messages", &chat("tiny"))
+        .json(401);
     assert_eq!(error["error"]["type"], "authentication_error");
     let error = user.post("/api/chat", &chat("other")).json(404);
     assert!(
