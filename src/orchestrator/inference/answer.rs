@@ -298,7 +298,9 @@ pub(super) fn access_ended() -> Problem {
 }
 
 fn broke_off(slug: &str) -> Problem {
-    let detail = format!("the connection to the node {slug} broke off; send the request again");
+    let detail = format!(
+        "the answer from the node {slug} broke off: the node or its model server ended; send the request again"
+    );
     Problem::new(ProblemKind::ModelServerFailed, detail)
 }
 
