@@ -3,7 +3,7 @@
 use crate::support::{
     Answer, Api, Call, Orchestrator, eventually, eventually_eq,
     listener::Pieces,
-    model_node::{chat, completion, model_node, report_models},
+    model_node::{chat, completion, model_node},
     raw::connect_to,
 };
 use serde_json::{Value, json};
@@ -275,7 +275,7 @@ fn many_streams_are_open_at_once() {
     let concurrency = STREAMS.to_string();
     let orchestrator = Orchestrator::start(home.path(), &["--inference-concurrency", &concurrency]);
     let (script, held) = holding();
-    let node = model_node(&orchestrator, "a", &["tiny:latest"], script);
+    let _node = model_node(&orchestrator, "a", &["tiny:latest"], script);
     let user = orchestrator.login();
     let clients: Vec<_> = (0..STREAMS)
         .map(|_| send(&user, &stream_request()))
@@ -297,8 +297,7 @@ fn many_streams_are_open_at_once() {
     for pieces in pieces.lock().unwrap().iter_mut() {
         pieces.wait_gone();
     }
-    // All places are free again. A slow machine may have taken so long that the node counts as offline.
-    report_models(&node, &json!([{"name": "tiny:latest"}]));
+    // All places are free again.
     let reading = thread::spawn(move || user.post(CHAT, &chat("tiny")));
     held.recv().unwrap().status(200, &completion("x"));
     reading.join().unwrap().expect(200);

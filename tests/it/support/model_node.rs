@@ -13,13 +13,18 @@ impl Call {
     }
 }
 
-/// Starts a node with these models, none of which is loaded. It answers calls as the script does.
+/// Starts a node with these models, none of which is loaded. It answers calls as the script does, and probes, which come
+/// when a test takes long, by itself.
 pub(crate) fn model_node(
     orchestrator: &Orchestrator,
     slug: &str,
     models: &[&str],
     script: impl Fn(&Call, Answer) + Send + Sync + 'static,
 ) -> StandIn {
+    let script = move |call: &Call, answer: Answer| match call.path.as_str() {
+        "/readyz" | "/healthz" => answer.status(200, &json!({"status": "ok"})),
+        _ => script(call, answer),
+    };
     let mut node = StandIn::start(orchestrator, slug, script);
     node.join();
     let models: Vec<_> = models
