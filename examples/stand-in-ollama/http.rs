@@ -11,7 +11,7 @@ use std::{
 pub(crate) const JSON: &str = "application/json; charset=utf-8";
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a client asks.
+/// Request of a client.
 pub(crate) struct Request {
     pub(crate) method: String,
     /// Without the query.

@@ -40,7 +40,7 @@ pub type PathHints = fn(&str, &str) -> Option<PathHint>;
 
 /// Text for clients of an API that is not ours, which is served at another path.
 pub struct PathHint {
-    /// What is wrong, and what to do.
+    /// Problem, and what to do about it.
     pub detail: String,
     /// Form of the API's errors.
     pub render: ErrorRenderer,
@@ -54,7 +54,7 @@ struct Route<S> {
     foreign: Option<ErrorRenderer>,
 }
 
-/// What was found for a request.
+/// Route that was found for a request.
 struct Found<S> {
     template: &'static str,
     foreign: Option<ErrorRenderer>,
@@ -272,7 +272,7 @@ impl<S: Send + Sync + 'static> Router<S> {
         }
     }
 
-    /// Where a caller finds out which calls there are.
+    /// Advice how to find out which calls there are.
     fn directory(&self) -> &'static str {
         if self.paths.at("/openapi.json").is_ok() {
             "GET /openapi.json lists every call"

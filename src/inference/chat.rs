@@ -62,7 +62,7 @@ impl<'a> ChatRequest<'a> {
 /// Part of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// What a model that reasons thinks before it answers.
+    /// Thoughts of a model that reasons before it answers.
     Reasoning(String),
     /// The answer itself.
     Text(String),

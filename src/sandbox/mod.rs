@@ -110,7 +110,7 @@ pub(crate) struct Exec {
     /// Source of its stdin; empty where there is none.
     pub(crate) stdin: Option<StdinSource>,
     pub(crate) limits: ExecLimits,
-    /// Where the listeners for calls of models go that init opens.
+    /// Receiver of the listeners for calls of models, which init opens.
     pub(crate) listeners: listeners::Received,
 }
 

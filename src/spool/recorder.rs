@@ -29,7 +29,7 @@ pub struct JobEnd {
     pub error: Option<JobError>,
     /// Explanation, where the kernel killed a process of the sandbox for want of memory.
     pub oom: Option<String>,
-    /// What a model did for the job.
+    /// Use of a model by the job.
     pub inference: Option<JobInference>,
 }
 

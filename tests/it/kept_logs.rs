@@ -230,7 +230,7 @@ fn archive_survives_kill_of_orchestrator() {
     let created = user.post("/v1/tasks", &json!({"script": script})).json(201);
     let id = created["id"].as_str().unwrap().to_owned();
     let workspace = eventually("it runs", || node.workspaces().pop());
-    // What a kill in the middle leaves, and the log of a job that no database knows.
+    // Remains of a kill in the middle, and the log of a job that no database knows.
     let logs = home.path().join("orchestrator/logs");
     orchestrator.process.kill();
     fs::write(workspace.join("workspace/go"), "").unwrap();

@@ -1,4 +1,4 @@
-//! What a node keeps jobs from taking: more of its disk than one may have, and the last of its memory.
+//! Guards of a node: against a job that takes more of the disk than one may have, or the last of the memory.
 
 use crate::support::{Worker, disk::Disk, podman_host::is_root};
 use serde_json::{Value, json};

@@ -243,7 +243,7 @@ fn artifacts_are_listed_downloaded_and_deleted() {
         (gone.status.code(), &gone.stderr[..]),
         (Some(141), &b""[..])
     );
-    // What a killed download has left is no file of the user's.
+    // Remains of a killed download are no file of the user's.
     stage.write("left/.cynode-new-abc123", "a part");
     let left = stage.upload("left");
     assert!(stage.entries(&left).is_empty());

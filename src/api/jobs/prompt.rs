@@ -37,7 +37,7 @@ impl Prompt {
     }
 }
 
-/// What a model did for a job.
+/// Use of a model by a job.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct JobInference {
     /// Model that was asked.

@@ -78,7 +78,7 @@ pub struct JobResult {
     /// Explanation of the end, where exit code and error don't give it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What a model did for a prompt.
+    /// Use of a model by a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inference: Option<JobInference>,
     /// Files that were collected from the workspace.

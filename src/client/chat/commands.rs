@@ -1,4 +1,4 @@
-//! What is typed at the prompt: messages, and commands that begin with a slash.
+//! Input at the prompt: messages, and commands that begin with a slash.
 
 /// Commands with their arguments, and what they do.
 pub(super) const COMMANDS: [(&str, &str); 7] = [

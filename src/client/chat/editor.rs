@@ -38,7 +38,7 @@ pub(super) struct Prompt<'a> {
     is_warned: bool,
 }
 
-/// What can be completed.
+/// Words that can be completed.
 #[derive(Default)]
 struct Words {
     models: Vec<String>,

@@ -1,4 +1,4 @@
-//! What chats leave for later ones: `$XDG_STATE_HOME/cynode-chat/`, mode 0700.
+//! State that chats leave for later ones: `$XDG_STATE_HOME/cynode-chat/`, mode 0700.
 //!
 //! `history` has what was typed, one JSON string a line, for the arrow keys; `conversation.json` the last conversation,
 //! for `--continue`. It is no data directory of a role, which holds nothing else. Several chats of one user share it; the
