@@ -120,7 +120,6 @@ fn gateway_refuses_malformed_requests() {
         ("GET", "/v1", 404, "not-found"),
         ("GET", "/v1/tasks/", 404, "not-found"),
         ("GET", "/v2/tasks", 404, "not-found"),
-        ("GET", "/v1/images/generations", 404, "not-found"),
         ("GET", "/v1/nodes/register", 404, "not-found"),
         ("GET", "/v1/worker/jobs", 404, "not-found"),
         ("GET", "/v1/tasks/not-a-uuid", 404, "not-found"),
