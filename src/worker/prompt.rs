@@ -346,7 +346,7 @@ async fn send(
 ) -> Result<(), Refusal> {
     tokens.count(&chunk);
     for part in chunk.parts {
-        // What a model thinks is no part of its answer.
+        // Thoughts of a model are no part of its answer.
         if let Part::Text(text) = part {
             let sent = outputs.send((Stream::Stdout, text)).await;
             // The receiver is gone where the log can't be written, which is then the reason of the end.

@@ -14,7 +14,7 @@ use ureq::Agent;
 const EXIT_INTERRUPTED: i32 = 130;
 const EXIT_TERMINATED: i32 = 143;
 
-/// What a Ctrl-C would stop.
+/// Work that a Ctrl-C would stop.
 #[derive(Default)]
 enum Call {
     #[default]

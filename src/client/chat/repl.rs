@@ -134,7 +134,7 @@ impl Chat<'_> {
     /// Answer to the last question, printed.
     fn answer(&mut self) -> Result<Answer, Failure> {
         let request = self.conversation.request()?;
-        // What is typed meanwhile is for the next prompt. A terminal that can't do this is no reason to fail.
+        // Input that is typed meanwhile is for the next prompt. A terminal that can't do this is no reason to fail.
         let _echo_off = EchoOff::keeping_signals().ok();
         let call = self
             .interrupts

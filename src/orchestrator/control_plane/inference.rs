@@ -28,16 +28,11 @@ const MODEL_PATH: &str = "/v1/nodes/inference/v1/models/{*id}";
 pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
     for endpoint in Endpoint::ALL.iter().copied() {
         let (method, path) = (endpoint.method(), endpoint.node_path());
-        builder = match endpoint {
-            Endpoint::Models => builder.route(method, path, list),
-            Endpoint::Version => builder.route(method, path, version),
-            Endpoint::Tags => builder.route(method, path, tags),
-            Endpoint::Ps => builder.route(method, path, ps),
-            _ => builder.route(method, path, move |state, request| {
+        builder = builder
+            .route(method, path, move |state, request| {
                 call(state, request, endpoint)
-            }),
-        };
-        builder = builder.with_errors(path, renderer(endpoint.family()));
+            })
+            .with_errors(path, renderer(endpoint.family()));
     }
     builder
         .route(Method::GET, MODEL_PATH, get)
@@ -46,33 +41,16 @@ pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppS
 
 async fn call(state: Arc<AppState>, request: Request, endpoint: Endpoint) -> Reply {
     let user = authorize(&state, &request).await?;
+    if !endpoint.names_model() {
+        return inference::list(&state, endpoint).await;
+    }
     inference::call_of_job(state, user, endpoint, request).await
-}
-
-async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    authorize(&state, &request).await?;
-    Ok(response::raw_json(inference::models(&state).await?))
 }
 
 async fn get(state: Arc<AppState>, request: Request) -> Reply {
     authorize(&state, &request).await?;
     let name: String = request.param("id", "model")?;
     response::ok(&inference::model(&state, &name).await?)
-}
-
-async fn version(state: Arc<AppState>, request: Request) -> Reply {
-    authorize(&state, &request).await?;
-    response::ok(&inference::version(&state).await?)
-}
-
-async fn tags(state: Arc<AppState>, request: Request) -> Reply {
-    authorize(&state, &request).await?;
-    Ok(response::raw_json(inference::tags(&state).await?))
-}
-
-async fn ps(state: Arc<AppState>, request: Request) -> Reply {
-    authorize(&state, &request).await?;
-    Ok(response::raw_json(inference::loaded_models(&state).await?))
 }
 
 /// Task and user that a call is recorded with: of a job that runs at the node of the token, and may use models. The call

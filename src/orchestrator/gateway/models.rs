@@ -41,16 +41,11 @@ const WRONG_CREDENTIALS: &str =
 pub(super) fn routes(mut builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
     for endpoint in Endpoint::ALL.iter().copied() {
         let (method, path) = (endpoint.method(), endpoint.path());
-        builder = match endpoint {
-            Endpoint::Models => builder.route(method, path, list),
-            Endpoint::Version => builder.route(method, path, version),
-            Endpoint::Tags => builder.route(method, path, tags),
-            Endpoint::Ps => builder.route(method, path, ps),
-            _ => builder.route(method, path, move |state, request| {
+        builder = builder
+            .route(method, path, move |state, request| {
                 call(state, request, endpoint)
-            }),
-        };
-        builder = builder.with_errors(path, renderer(endpoint.family()));
+            })
+            .with_errors(path, renderer(endpoint.family()));
     }
     builder
         .route(Method::GET, MODEL_PATH, get)
@@ -63,6 +58,9 @@ async fn call(state: Arc<AppState>, request: Request, endpoint: Endpoint) -> Rep
     // Subscribed before the authentication, so that no end of the session is missed.
     let revocations = state.identity.revocations();
     let caller = admit(&state, &request).await?;
+    if !endpoint.names_model() {
+        return inference::list(&state, endpoint).await;
+    }
     inference::call(state, caller, revocations, endpoint, request).await
 }
 
@@ -78,28 +76,8 @@ async fn admit(state: &AppState, request: &Request) -> Result<Caller, ApiError> 
     })
 }
 
-async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    admit(&state, &request).await?;
-    Ok(response::raw_json(inference::models(&state).await?))
-}
-
 async fn get(state: Arc<AppState>, request: Request) -> Reply {
     admit(&state, &request).await?;
     let name: String = request.param("id", "model")?;
     response::ok(&inference::model(&state, &name).await?)
-}
-
-async fn version(state: Arc<AppState>, request: Request) -> Reply {
-    admit(&state, &request).await?;
-    response::ok(&inference::version(&state).await?)
-}
-
-async fn tags(state: Arc<AppState>, request: Request) -> Reply {
-    admit(&state, &request).await?;
-    Ok(response::raw_json(inference::tags(&state).await?))
-}
-
-async fn ps(state: Arc<AppState>, request: Request) -> Reply {
-    admit(&state, &request).await?;
-    Ok(response::raw_json(inference::loaded_models(&state).await?))
 }

@@ -13,6 +13,7 @@ use crate::{
         error::ApiError,
         problem::{Problem, ProblemKind},
     },
+    http::response::{self, Reply},
     inference::Endpoint,
     orchestrator::{
         AppState,
@@ -46,7 +47,7 @@ pub(in crate::orchestrator) struct ModelLists {
 
 /// Version of a model server, in Ollama's shape.
 #[derive(Clone, Serialize, Deserialize)]
-pub(in crate::orchestrator) struct Version {
+struct Version {
     version: String,
 }
 
@@ -79,8 +80,20 @@ struct Models {
     data: Vec<Model>,
 }
 
-/// Models of all nodes that can serve now, as JSON.
-pub(in crate::orchestrator) async fn models(state: &AppState) -> Result<Bytes, ApiError> {
+/// Answer of a call that names no model: it is about all nodes that can serve now.
+pub(in crate::orchestrator) async fn list(state: &Arc<AppState>, endpoint: Endpoint) -> Reply {
+    let lists = &state.model_lists;
+    let json = match endpoint {
+        Endpoint::Version => return response::ok(&version(state).await?),
+        Endpoint::Tags => merged(state, endpoint, &lists.tags).await?,
+        Endpoint::Ps => merged(state, endpoint, &lists.loaded).await?,
+        _ => models(state).await?,
+    };
+    Ok(response::raw_json(json))
+}
+
+/// Models of all nodes that can serve now, in OpenAI's shape, as JSON.
+async fn models(state: &AppState) -> Result<Bytes, ApiError> {
     let registry = registry(state).await?;
     if let Some(list) = registry.list.get() {
         return Ok(list.clone());
@@ -118,20 +131,8 @@ pub(in crate::orchestrator) async fn model(
     })
 }
 
-/// Models of all nodes, in Ollama's shape, as JSON.
-pub(in crate::orchestrator) async fn tags(state: &Arc<AppState>) -> Result<Bytes, ApiError> {
-    merged(state, Endpoint::Tags, &state.model_lists.tags).await
-}
-
-/// Models that are loaded on any node, in Ollama's shape, as JSON.
-pub(in crate::orchestrator) async fn loaded_models(
-    state: &Arc<AppState>,
-) -> Result<Bytes, ApiError> {
-    merged(state, Endpoint::Ps, &state.model_lists.loaded).await
-}
-
 /// Version of the model server that answers first.
-pub(in crate::orchestrator) async fn version(state: &Arc<AppState>) -> Result<Version, ApiError> {
+async fn version(state: &Arc<AppState>) -> Result<Version, ApiError> {
     let registry = registry(state).await?;
     let make = || {
         let answers = answers(state, &registry, Endpoint::Version);

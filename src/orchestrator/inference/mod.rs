@@ -35,7 +35,7 @@ mod shared_answer;
 mod turns;
 
 pub(super) use call::{call, call_of_job};
-pub(super) use lists::{ModelLists, loaded_models, model, models, tags, version};
+pub(super) use lists::{ModelLists, list, model};
 pub(super) use metrics::ModelMetrics;
 pub(super) use queue::ModelQueue;
 
