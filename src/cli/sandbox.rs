@@ -48,6 +48,13 @@ pub struct EngineFlags {
     /// Maximum number of jobs at a time [default: CPU cores]
     #[arg(long, env = "CYNODE_MAX_CONCURRENCY", value_parser = number::<u32, _>(1..), value_name = "N")]
     pub max_concurrency: Option<u32>,
+    /// Keep up to this many sandboxes started and unused, for jobs that come: by what jobs needed lately; 0: none
+    /// [default: twice the number of jobs]
+    #[arg(long, env = "CYNODE_WARM", value_parser = number::<u32, _>(..), value_name = "N")]
+    pub warm: Option<u32>,
+    /// Memory that those may take together, at 8MiB each [default: 512MiB]
+    #[arg(long, env = "CYNODE_WARM_MEMORY", value_parser = parse_size, value_name = "SIZE")]
+    pub warm_memory: Option<u64>,
     /// Allow only images that match, such as docker.io/library/*, for jobs and the model server; a registry
     /// with a port or in the own network has to be named, as in registry.lan:5000/*; repeatable [default: all]
     #[arg(

@@ -140,6 +140,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
             "jobs",
             format!("{} of {}", node.running_jobs, node.max_concurrency),
         ),
+        ("warm sandboxes", warm(node)),
         ("labels", clean(&node.labels.join(", "))),
         (
             "worker API",
@@ -159,6 +160,14 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         print::line(&format!("warning: {}", clean(warning)))?;
     }
     Ok(())
+}
+
+/// Sandboxes of a node that wait for jobs.
+fn warm(node: &NodeView) -> String {
+    node.warm.map_or_else(
+        || "-".to_owned(),
+        |warm| format!("{} of at most {}", warm.ready, warm.most),
+    )
 }
 
 /// State of a node's model server; `-` where it has none.

@@ -109,6 +109,7 @@ impl Machine {
             };
             sandbox.other_jobs = count(Worker::foreign_jobs);
             sandbox.pulling_jobs = count(Worker::pulling_jobs);
+            sandbox.warm = worker.and_then(Worker::warm_counts);
             if let Some((default, most)) = worker.map(Worker::time_limits) {
                 sandbox.default_timeout_seconds = Some(default);
                 sandbox.max_timeout_seconds = Some(most);
@@ -198,6 +199,7 @@ fn base_report(
             allowed_images: settings.sandbox.allowed_images.clone(),
             local_images: None,
             pulling_jobs: 0,
+            warm: None,
             reason: None,
             warnings: Vec::new(),
         }),

@@ -80,6 +80,8 @@ impl AppState {
                 .or_else(|| stale.then(|| readiness::STALE_CONFIG_REASON.to_owned()));
         }
         let warnings = report.warnings().iter().filter(|_| is_for_admin);
+        let warm = report.sandbox.as_ref().and_then(|sandbox| sandbox.warm);
+        let warm = warm.filter(|_| readiness.status != NodeStatus::Offline);
         let mut inference = report.inference.clone();
         if let Some(text) = inference.as_mut().and_then(|known| known.reason.as_mut()) {
             let reason = readiness::model_server_reason(text);
@@ -105,6 +107,7 @@ impl AppState {
             name: report.node.name.clone(),
             gpu: report.gpu.clone(),
             gpus: gpus.counts(),
+            warm,
             max_timeout_seconds: report
                 .sandbox
                 .is_some()

@@ -104,6 +104,10 @@ struct SandboxSection {
     timeouts: TimeoutsSection,
     #[serde(deserialize_with = "parse::duration")]
     shutdown_grace: Option<Duration>,
+    #[serde(deserialize_with = "parse::count")]
+    warm: Option<u32>,
+    #[serde(deserialize_with = "parse::size")]
+    warm_memory: Option<u64>,
     #[serde(deserialize_with = "parse::size")]
     reserve_memory: Option<u64>,
 }
@@ -251,6 +255,8 @@ impl NodeFile {
         set_default(&mut engine.default_timeout, file.default_timeout);
         set_default(&mut engine.max_timeout, file.max_timeout);
         set_default(&mut engine.shutdown_grace, file.shutdown_grace);
+        set_default(&mut engine.warm, file.warm);
+        set_default(&mut engine.warm_memory, file.warm_memory);
         set_default(&mut engine.reserve_memory, file.reserve_memory);
         set_default_list(&mut engine.allowed_image, file.allowed_images);
         let (storage, file) = (&mut engine.storage, self.storage);

@@ -277,6 +277,8 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         default_timeout: flags.default_timeout,
         max_timeout: flags.max_timeout,
         max_request_bytes: None,
+        warm: flags.warm.map(|n| n as usize),
+        warm_memory: flags.warm_memory.unwrap_or(worker::DEFAULT_WARM_MEMORY),
         reserve_memory: flags
             .reserve_memory
             .unwrap_or(worker::DEFAULT_RESERVE_MEMORY),

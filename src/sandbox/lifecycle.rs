@@ -1,17 +1,18 @@
 //! Life of a sandbox as a pure state machine: events and a time in, the next state and one action out.
 //!
 //! ```text
-//!            InitReady        ExecSent           ExecEnded, ClientGone
-//! Starting ───────────▶ Ready ────────▶ InUse ──────────────────────────▶ Ending ────────▶ Cleared
-//!     │                   │               │  StopRequested, time limit       ▲    Removed
-//!     └───────────────────┴───────────────┴──────────────────────────────────┘
+//!            InitReady     Assigned, ExecSent           ExecEnded, ClientGone
+//! Starting ───────────▶ Ready ──────────────▶ InUse ──────────────────────────▶ Ending ────────▶ Cleared
+//!     │                   │                     │  StopRequested, time limit       ▲    Removed
+//!     └───────────────────┴─────────────────────┴──────────────────────────────────┘
 //! ```
 //!
-//! Every phase but `Cleared` has a deadline, so that no silence of podman or init holds a sandbox for ever:
+//! A sandbox may be `Ready` for as long as its owner likes, before it has a command. Every other phase but `Cleared` has a
+//! deadline, so that no silence of podman or init holds a sandbox for ever:
 //!
 //! | phase | deadline | what happens at it |
 //! |---|---|---|
-//! | `Starting`, `Ready`, `InUse` until the command runs | [`START_TIMEOUT`] | the podman client is ended |
+//! | `Starting`; from `Assigned` until the command runs | [`START_TIMEOUT`] | the podman client is ended |
 //! | `InUse` | the command's time limit | the sandbox is stopped, as on request |
 //! | `Ending`, the command ends | its grace | init kills all processes |
 //! | `Ending`, init kills | [`INIT_KILL_TIMEOUT`] | podman is asked to kill the container |
@@ -51,8 +52,10 @@ const KILLED_EXIT_CODE: i32 = 128 + libc::SIGKILL;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lifecycle {
     phase: Phase,
-    deadline: Instant,
-    limits: ExecLimits,
+    /// None while the sandbox waits for a command.
+    deadline: Option<Instant>,
+    /// Limits of the command that was assigned to it.
+    limits: Option<ExecLimits>,
     has_exec: bool,
     is_running: bool,
     is_signaled: bool,
@@ -61,12 +64,12 @@ pub(super) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Life of a sandbox whose container is being made from `now` on, for a command with these limits.
-    pub(super) fn new(limits: ExecLimits, now: Instant) -> Self {
+    /// Life of a sandbox whose container is being made from `now` on.
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             phase: Phase::Starting,
-            deadline: now + START_TIMEOUT,
-            limits,
+            deadline: Some(now + START_TIMEOUT),
+            limits: None,
             has_exec: false,
             is_running: false,
             is_signaled: false,
@@ -79,8 +82,8 @@ impl Lifecycle {
         self.phase
     }
 
-    /// Time at which `DeadlinePassed` is due.
-    pub(super) fn deadline(&self) -> Instant {
+    /// Time at which `DeadlinePassed` is due; `None` while the sandbox may wait for ever.
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
@@ -119,6 +122,7 @@ impl Lifecycle {
             Event::RemovalAwaited => self.removal_awaited(now),
             _ if !self.is_open() => Action::Wait,
             Event::InitReady => self.init_ready(),
+            Event::Assigned(limits) => self.assigned(limits, now),
             Event::ExecSent => self.exec_sent(),
             Event::ExecRefused(exit) => Action::EndClient(self.end(exit, now)),
             // Init ends by itself, and podman with it.
@@ -151,15 +155,25 @@ impl Lifecycle {
         match self.phase {
             Phase::Starting => {
                 self.phase = Phase::Ready;
-                Action::SendExec
+                self.deadline = None;
+                Action::BecomeReady
             }
             Phase::Ending(_) if !self.has_exec => Action::SendKill,
             _ => Action::Wait,
         }
     }
 
+    fn assigned(&mut self, limits: ExecLimits, now: Instant) -> Action {
+        if self.phase != Phase::Ready || self.limits.is_some() {
+            return Action::Wait;
+        }
+        self.limits = Some(limits);
+        self.deadline = Some(now + START_TIMEOUT);
+        Action::SendExec
+    }
+
     fn exec_sent(&mut self) -> Action {
-        if self.phase == Phase::Ready {
+        if self.phase == Phase::Ready && self.limits.is_some() {
             self.phase = Phase::InUse;
             self.has_exec = true;
         }
@@ -169,18 +183,20 @@ impl Lifecycle {
     fn exec_started(&mut self, now: Instant) -> Action {
         if self.has_exec && !self.is_running {
             self.is_running = true;
-            if self.phase == Phase::InUse {
-                self.deadline = now + self.limits.timeout;
+            if let (Phase::InUse, Some(limits)) = (self.phase, self.limits) {
+                self.deadline = Some(now + limits.timeout);
             }
         }
         Action::Wait
     }
 
     fn stop(&mut self, request: StopRequest, now: Instant) -> Action {
-        let grace = self.limits.grace.min(request.max_grace);
+        let grace = self.limits.map_or(Duration::ZERO, |limits| limits.grace);
+        let grace = grace.min(request.max_grace);
         match self.phase {
             Phase::Ending(Step::CommandEnds) => {
-                self.deadline = self.deadline.min(now + grace);
+                let shorter = now + grace;
+                self.deadline = self.deadline.map(|deadline| deadline.min(shorter));
                 return if grace.is_zero() {
                     self.kill_all(now)
                 } else {
@@ -193,7 +209,7 @@ impl Lifecycle {
         self.stop = Some(request.reason);
         if self.is_running && !grace.is_zero() {
             self.phase = Phase::Ending(Step::CommandEnds);
-            self.deadline = now + grace;
+            self.deadline = Some(now + grace);
             return Action::SendTerm;
         }
         self.kill_all(now)
@@ -203,7 +219,7 @@ impl Lifecycle {
         // Without init there is nothing to kill yet: `init_ready` sends the kill.
         let is_init_there = self.phase != Phase::Starting;
         self.phase = Phase::Ending(Step::InitKills);
-        self.deadline = now + INIT_KILL_TIMEOUT;
+        self.deadline = Some(now + INIT_KILL_TIMEOUT);
         if is_init_there {
             Action::SendKill
         } else {
@@ -222,7 +238,7 @@ impl Lifecycle {
     }
 
     fn deadline_passed(&mut self, now: Instant) -> Action {
-        if now < self.deadline {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
             return Action::Wait;
         }
         match (self.phase, self.stop) {
@@ -236,7 +252,7 @@ impl Lifecycle {
             }
             (Phase::Ending(Step::InitKills), _) if self.has_exec => {
                 self.phase = Phase::Ending(Step::EngineKills);
-                self.deadline = now + ENGINE_KILL_TIMEOUT;
+                self.deadline = Some(now + ENGINE_KILL_TIMEOUT);
                 Action::KillContainer
             }
             // Without a command nothing runs that podman could kill: it is podman that hangs.
@@ -252,7 +268,7 @@ impl Lifecycle {
         match self.phase {
             Phase::Ending(Step::ClientRemoves) => {
                 // A result that was slow to write takes nothing of podman's time.
-                self.deadline = now + REMOVAL_TIMEOUT;
+                self.deadline = Some(now + REMOVAL_TIMEOUT);
                 Action::Wait
             }
             // The removal by name has failed, or was cut off.
@@ -280,7 +296,7 @@ impl Lifecycle {
     /// Enters the removal of the container; the exit is passed through.
     fn end(&mut self, exit: SandboxExit, now: Instant) -> SandboxExit {
         self.phase = Phase::Ending(Step::ClientRemoves);
-        self.deadline = now + REMOVAL_TIMEOUT;
+        self.deadline = Some(now + REMOVAL_TIMEOUT);
         exit
     }
 

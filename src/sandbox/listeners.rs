@@ -122,6 +122,9 @@ pub(crate) async fn hand_over(
     let listener = spawn_blocking(move || bind(&dir)).await??;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
+    if received.borrow_and_update().is_some() {
+        updates.send_replace(());
+    }
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

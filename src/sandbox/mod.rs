@@ -22,12 +22,15 @@
 //! - The command runs at most once, and never after [`OutputSink::exec_starting`] has failed.
 //! - The exit is what init reports, or is called [`Lost`](SandboxExit::Lost) as soon as the command may have run.
 //! - An exit means that every process of the sandbox is dead and that all its output was passed on. The container is
-//!   removed after that ([`supervisor::ContainerCleanup`]).
+//!   removed after that ([`cleanup`]).
 
+mod cleanup;
 mod exit;
+mod guest;
 mod lifecycle;
 pub(crate) mod listeners;
 mod ordered_sink;
+pub(crate) mod pool;
 pub(crate) mod shim;
 mod start;
 mod stdin;
@@ -35,12 +38,13 @@ mod stop;
 mod streams;
 mod supervisor;
 
+pub(crate) use cleanup::ContainerCleanup;
 pub(crate) use exit::SandboxExit;
 pub(crate) use lifecycle::ExecLimits;
-pub(crate) use start::run;
+pub(crate) use start::{Start, start};
 pub(crate) use stdin::StdinSource;
 pub(crate) use stop::{Excess, Overuse, StopReason, StopRequest, Stops};
-pub(crate) use supervisor::ContainerCleanup;
+pub(crate) use supervisor::Sandbox;
 
 use crate::{
     api::events::Stream,
@@ -110,8 +114,6 @@ pub(crate) struct Exec {
     /// Source of its stdin; empty where there is none.
     pub(crate) stdin: Option<StdinSource>,
     pub(crate) limits: ExecLimits,
-    /// Receiver of the listeners for calls of models, which init opens.
-    pub(crate) listeners: listeners::Received,
 }
 
 /// Receiver of what happens in a sandbox, called in this order.

@@ -8,57 +8,72 @@
 //! [`Engine::check_image_mount`]: crate::engine::Engine::check_image_mount
 
 use super::{
-    Exec, OutputSink, SandboxConfig,
+    Sandbox, SandboxConfig,
+    cleanup::ContainerCleanup,
     exit::SandboxExit,
     stop::Stops,
-    supervisor::{ContainerCleanup, run_container},
+    supervisor::{Driven, start_container},
 };
 use crate::engine::{EngineError, is_same_failure, probe::ProbeEnv};
 
-/// Runs a command in a sandbox of its own, to its end or to a stop. Fails where no container could be started.
-pub(crate) async fn run(
-    config: &SandboxConfig,
-    exec: &Exec,
-    sink: &dyn OutputSink,
-    stops: &Stops,
-) -> Result<(SandboxExit, ContainerCleanup), EngineError> {
-    let (exit, mut cleanup) = run_container(config, exec, sink, stops).await?;
-    let SandboxExit::Refused(first) = exit else {
-        return Ok((exit, cleanup));
+/// Result of a start.
+pub(crate) enum Start {
+    /// Init waits for a command.
+    Ready(Box<Sandbox>),
+    /// Ended before it could have one.
+    Ended(SandboxExit, Box<ContainerCleanup>),
+}
+
+impl Start {
+    fn of((sandbox, driven): (Sandbox, Driven)) -> Self {
+        match driven {
+            Driven::Ready => Self::Ready(sandbox.into()),
+            Driven::Ended(exit) => Self::Ended(exit, sandbox.into_cleanup().into()),
+        }
+    }
+}
+
+/// Starts a sandbox. Fails where no container could be started.
+pub(crate) async fn start(config: &SandboxConfig, stops: &Stops) -> Result<Start, EngineError> {
+    let (first, mut cleanup) = match Start::of(start_container(config, stops).await?) {
+        Start::Ended(SandboxExit::Refused(message), cleanup) => (message, cleanup),
+        start => return Ok(start),
     };
     tracing::warn!(sandbox = %config.id, error = first, "podman refused to start the sandbox");
     // The second container has the same name.
     if !cleanup.wait_until_removed().await {
         tracing::warn!(sandbox = %config.id, "container is still there; starting no second one");
-        return Ok((SandboxExit::EngineFailed(first), cleanup));
+        return Ok(Start::Ended(SandboxExit::EngineFailed(first), cleanup));
     }
     let checked = tokio::select! {
         checked = check_podman(config) => checked,
-        reason = stops.requested() => return Ok((SandboxExit::Stopped(reason), cleanup)),
+        reason = stops.requested() => return Ok(Start::Ended(SandboxExit::Stopped(reason), cleanup)),
     };
     let checked = match checked {
         Ok(()) => tokio::select! {
             checked = config.engine.check_image_mount(&config.image_id) => checked,
             reason = stops.requested() => {
                 unmount_image(config).await;
-                return Ok((SandboxExit::Stopped(reason), cleanup));
+                return Ok(Start::Ended(SandboxExit::Stopped(reason), cleanup));
             }
         },
         failed => failed,
     };
     if let Err(error) = checked {
         tracing::warn!(%error, "podman cannot start an empty container either");
-        return Ok((SandboxExit::EngineFailed(first), cleanup));
+        return Ok(Start::Ended(SandboxExit::EngineFailed(first), cleanup));
     }
-    let (exit, cleanup) = run_container(config, exec, sink, stops).await?;
-    let exit = match exit {
-        SandboxExit::Refused(second) if is_same_failure(&first, &second) => {
-            SandboxExit::ImageNotRunnable(second)
+    Ok(match Start::of(start_container(config, stops).await?) {
+        Start::Ended(SandboxExit::Refused(second), cleanup) => {
+            let exit = if is_same_failure(&first, &second) {
+                SandboxExit::ImageNotRunnable(second)
+            } else {
+                SandboxExit::EngineFailed(second)
+            };
+            Start::Ended(exit, cleanup)
         }
-        SandboxExit::Refused(second) => SandboxExit::EngineFailed(second),
-        exit => exit,
-    };
-    Ok((exit, cleanup))
+        start => start,
+    })
 }
 
 /// Checks that podman starts a container without the image.

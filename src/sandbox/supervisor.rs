@@ -1,12 +1,11 @@
 //! Supervision of one container: feeds the [lifecycle](super::lifecycle) with what happens, and does what it says.
-//!
-//! The exit is known as soon as init reports it; podman then takes some 50 ms more to remove the container, for
-//! which [`ContainerCleanup::wait_until_removed`] waits while the result is already on its way.
 
 use super::{
     Exec, OutputSink, SandboxConfig,
+    cleanup::{ContainerCleanup, reached},
     exit::{SandboxExit, refused_by_init},
-    lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, LastWords, Lifecycle, Phase, Step},
+    guest::{Guest, next_stdin, pump},
+    lifecycle::{Action, Event, LastWords, Lifecycle},
     listeners,
     ordered_sink::OrderedSink,
     stdin::{FeedStep, StdinFeed},
@@ -16,99 +15,54 @@ use super::{
 use crate::{
     api::events::Stream,
     background,
-    engine::{Container, ContainerSpec, Engine, EngineError, Root, labels},
+    engine::{ContainerSpec, EngineError, IndexStamp, Root, labels},
     sandbox_init::wire::{ExecId, Hello, InitRequest, Report},
 };
 use bytes::BytesMut;
-use std::{io, os::fd::OwnedFd, time::Instant};
+use std::{io, os::fd::OwnedFd, pin::pin, time::Instant};
 use tokio::{
     io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
-    time::sleep_until,
 };
 
-/// A container whose exit is known, and which podman still has to remove.
-pub(crate) struct ContainerCleanup {
-    engine: Engine,
-    container: Container,
-    name: String,
-    life: Lifecycle,
-    is_oom_killed: bool,
-}
-
-/// Supervisor of a sandbox until its exit is known.
-struct Supervisor<'a> {
-    config: &'a SandboxConfig,
-    exec: &'a Exec,
-    sink: OrderedSink<'a>,
+/// A sandbox until its exit is known, with or without a command.
+pub(crate) struct Sandbox {
     cleanup: ContainerCleanup,
+    image_index: Option<IndexStamp>,
     reports: ReportReader,
     to_init: OwnedWriteHalf,
     /// Messages that init hasn't read yet.
     unsent: BytesMut,
     /// Request to stop that the lifecycle has.
     stop: Option<StopRequest>,
-    stdin: Option<StdinFeed>,
     stdout: OutputPipe,
     stderr: OutputPipe,
+    /// Listeners for calls of models, which init opened.
+    listeners: listeners::Received,
 }
 
-/// Starts a container, and runs the command in it to its end or to a stop.
-pub(super) async fn run_container(
+/// Point to which a sandbox was driven.
+pub(super) enum Driven {
+    /// Init waits for a command.
+    Ready,
+    Ended(SandboxExit),
+}
+
+/// Starts a container, until its init waits for a command or it has ended.
+pub(super) async fn start_container(
     config: &SandboxConfig,
-    exec: &Exec,
-    sink: &dyn OutputSink,
     stops: &Stops,
-) -> Result<(SandboxExit, ContainerCleanup), EngineError> {
-    let (control, init_end) = UnixStream::pair()?;
-    let (stdout, stdout_end) = pipe_pair()?;
-    let (stderr, stderr_end) = pipe_pair()?;
-    let hello = Hello::of_this_process()?.encode();
-    let init_end = init_end.into_std()?;
-    init_end.set_nonblocking(false)?;
-    let inference = config.inference.then(|| receive_listeners(exec));
-    let name = config.id.container_name();
-    let labels = container_labels(config);
-    let container = config.engine.spawn(&ContainerSpec {
-        name: &name,
-        root: Root::Image(&config.image_id),
-        init: &config.init,
-        workspace: Some(&config.workspace),
-        labels: &labels,
-        limits: config.limits.clone(),
-        device_args: &config.device_args,
-        descriptors: [init_end.into(), stdout_end, stderr_end],
-        inference: inference.transpose()?,
-    })?;
-    let (from_init, to_init) = control.into_split();
-    let supervisor = Supervisor {
-        config,
-        exec,
-        sink: OrderedSink::new(sink),
-        cleanup: ContainerCleanup {
-            engine: config.engine.clone(),
-            container,
-            name,
-            life: Lifecycle::new(exec.limits, Instant::now()),
-            is_oom_killed: false,
-        },
-        reports: ReportReader::new(from_init),
-        to_init,
-        unsent: BytesMut::from(hello.as_slice()),
-        stop: None,
-        stdin: exec.stdin.as_ref().map(StdinFeed::new),
-        stdout: OutputPipe::new(stdout, Stream::Stdout),
-        stderr: OutputPipe::new(stderr, Stream::Stderr),
-    };
-    Ok(supervisor.run(stops).await)
+) -> Result<(Sandbox, Driven), EngineError> {
+    let mut sandbox = Sandbox::spawn(config)?;
+    let driven = sandbox.drive(&mut None, stops).await;
+    Ok((sandbox, driven))
 }
 
 /// Receives the listeners of init in the background; the end of the socket for init.
-fn receive_listeners(exec: &Exec) -> io::Result<OwnedFd> {
+fn receive_listeners(received: listeners::Received) -> io::Result<OwnedFd> {
     let (ours, init_end) = UnixStream::pair()?;
     let init_end = init_end.into_std()?;
     init_end.set_nonblocking(false)?;
-    let received = exec.listeners.clone();
     background::spawn("receive_listeners", async move {
         listeners::receive_into(&ours, &received).await;
     });
@@ -126,48 +80,169 @@ fn container_labels(config: &SandboxConfig) -> Vec<(&str, String)> {
         .collect()
 }
 
-impl Supervisor<'_> {
-    async fn run(mut self, stops: &Stops) -> (SandboxExit, ContainerCleanup) {
+impl Sandbox {
+    fn spawn(config: &SandboxConfig) -> Result<Self, EngineError> {
+        let (control, init_end) = UnixStream::pair()?;
+        let (stdout, stdout_end) = pipe_pair()?;
+        let (stderr, stderr_end) = pipe_pair()?;
+        let hello = Hello::of_this_process()?.encode();
+        let init_end = init_end.into_std()?;
+        init_end.set_nonblocking(false)?;
+        let listeners = listeners::Received::new(None);
+        let inference = config
+            .inference
+            .then(|| receive_listeners(listeners.clone()));
+        let name = config.id.container_name();
+        let labels = container_labels(config);
+        let container = config.engine.spawn(&ContainerSpec {
+            name: &name,
+            root: Root::Image(&config.image_id),
+            init: &config.init,
+            workspace: Some(&config.workspace),
+            labels: &labels,
+            limits: config.limits.clone(),
+            device_args: &config.device_args,
+            descriptors: [init_end.into(), stdout_end, stderr_end],
+            inference: inference.transpose()?,
+        })?;
+        let (from_init, to_init) = control.into_split();
+        Ok(Self {
+            cleanup: ContainerCleanup {
+                engine: config.engine.clone(),
+                container,
+                name,
+                life: Lifecycle::new(Instant::now()),
+                is_oom_killed: false,
+            },
+            image_index: config.image_index,
+            reports: ReportReader::new(from_init),
+            to_init,
+            unsent: BytesMut::from(hello.as_slice()),
+            stop: None,
+            stdout: OutputPipe::new(stdout, Stream::Stdout),
+            stderr: OutputPipe::new(stderr, Stream::Stderr),
+            listeners,
+        })
+    }
+
+    /// Listeners for calls of models, which init opened; none where the sandbox may use no models.
+    pub(crate) fn listeners(&self) -> &listeners::Received {
+        &self.listeners
+    }
+
+    /// Waits for `wanted` without a command; fails with the exit where the sandbox ends before that.
+    pub(crate) async fn wait_for<T>(
+        &mut self,
+        stops: &Stops,
+        wanted: impl Future<Output = T>,
+    ) -> Result<T, SandboxExit> {
+        let mut wanted = pin!(wanted);
+        let mut guest = None;
         loop {
-            let mut next = self.next_event(stops).await;
-            while let Some(event) = next {
-                next = match self.cleanup.step(event) {
-                    Action::SendExec => Some(self.send_exec().await),
-                    Action::CollectLastWords => Some(self.last_words().await),
-                    Action::SendTerm => {
-                        // A stopped process handles no signal before it continues.
-                        for signal in [libc::SIGTERM, libc::SIGCONT] {
-                            self.send(&InitRequest::Signal(signal).encode(ExecId::FIRST));
-                        }
-                        None
-                    }
-                    Action::SendKill => {
-                        self.send(&InitRequest::Kill.encode(ExecId::SANDBOX));
-                        None
-                    }
-                    Action::KillContainer => {
-                        self.cleanup.kill();
-                        None
-                    }
-                    Action::Exit(exit) => {
-                        self.drain();
-                        return (exit, self.cleanup);
-                    }
-                    Action::EndClient(exit) => {
-                        self.cleanup.container.terminate().await;
-                        self.drain();
-                        return (exit, self.cleanup);
-                    }
-                    // The removal is the cleanup's.
-                    Action::Wait | Action::RemoveContainer => None,
-                };
+            // What follows an event is never cut off.
+            let event = tokio::select! {
+                biased;
+                event = self.next_event(&mut guest, stops) => event,
+                value = &mut wanted => return Ok(value),
+            };
+            if let Some(Driven::Ended(exit)) = self.on_event(event, &mut guest).await {
+                return Err(exit);
             }
         }
     }
 
-    /// Waits for something to happen; `None` for what concerns only this supervisor.
-    async fn next_event(&mut self, stops: &Stops) -> Option<Event> {
+    /// Runs a command in a sandbox that waits for one, to its end or to a stop.
+    pub(crate) async fn run(
+        mut self,
+        exec: &Exec,
+        sink: &dyn OutputSink,
+        stops: &Stops,
+    ) -> (SandboxExit, ContainerCleanup) {
+        let mut guest = Some(Guest {
+            exec,
+            sink: OrderedSink::new(sink),
+            stdin: exec.stdin.as_ref().map(StdinFeed::new),
+        });
+        let assigned = Event::Assigned(exec.limits);
+        let mut driven = self.on_event(Some(assigned), &mut guest).await;
+        loop {
+            match driven {
+                Some(Driven::Ended(exit)) => return (exit, self.cleanup),
+                Some(Driven::Ready) | None => {
+                    driven = Some(self.drive(&mut guest, stops).await);
+                }
+            }
+        }
+    }
+
+    /// Ends the supervision of a sandbox whose exit is known.
+    pub(crate) fn into_cleanup(self) -> ContainerCleanup {
+        self.cleanup
+    }
+
+    /// Goes on until init waits for a command, or the sandbox has ended.
+    async fn drive(&mut self, guest: &mut Option<Guest<'_>>, stops: &Stops) -> Driven {
+        loop {
+            let event = self.next_event(guest, stops).await;
+            if let Some(driven) = self.on_event(event, guest).await {
+                return driven;
+            }
+        }
+    }
+
+    /// Does what follows from an event; the point that the sandbox has reached by it, if any.
+    async fn on_event(
+        &mut self,
+        event: Option<Event>,
+        guest: &mut Option<Guest<'_>>,
+    ) -> Option<Driven> {
+        let mut next = event;
+        while let Some(event) = next {
+            next = match self.cleanup.step(event) {
+                Action::BecomeReady => match self.image_fault().await {
+                    Some(exit) => Some(Event::ExecRefused(exit)),
+                    None => return Some(Driven::Ready),
+                },
+                Action::SendExec => self.send_exec(guest.as_ref()),
+                Action::CollectLastWords => Some(self.last_words(guest.as_ref()).await),
+                Action::SendTerm => {
+                    // A stopped process handles no signal before it continues.
+                    for signal in [libc::SIGTERM, libc::SIGCONT] {
+                        self.send(&InitRequest::Signal(signal).encode(ExecId::FIRST));
+                    }
+                    None
+                }
+                Action::SendKill => {
+                    self.send(&InitRequest::Kill.encode(ExecId::SANDBOX));
+                    None
+                }
+                Action::KillContainer => {
+                    self.cleanup.kill();
+                    None
+                }
+                Action::Exit(exit) => {
+                    self.drain(guest.as_ref());
+                    return Some(Driven::Ended(exit));
+                }
+                Action::EndClient(exit) => {
+                    self.cleanup.container.terminate().await;
+                    self.drain(guest.as_ref());
+                    return Some(Driven::Ended(exit));
+                }
+                // The removal is the cleanup's.
+                Action::Wait | Action::RemoveContainer => None,
+            };
+        }
+        None
+    }
+
+    /// Waits for something to happen; `None` for what concerns only this supervision. Cancel-safe.
+    async fn next_event(&mut self, guest: &mut Option<Guest<'_>>, stops: &Stops) -> Option<Event> {
         let life = self.cleanup.life;
+        let (sink, stdin) = match guest {
+            Some(guest) => (Some(&guest.sink), guest.stdin.as_mut()),
+            None => (None, None),
+        };
         tokio::select! {
             // The socket's buffer may be smaller than the message.
             sent = self.to_init.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
@@ -177,11 +252,13 @@ impl Supervisor<'_> {
                 }
                 None
             }
-            step = next_stdin(&mut self.stdin), if life.is_running() => self.on_stdin_step(step),
-            report = self.reports.next(), if self.reports.is_open() => self.on_report(report),
+            step = next_stdin(stdin), if life.is_running() => self.on_stdin_step(step, sink),
+            report = self.reports.next(), if self.reports.is_open() => {
+                self.on_report(report, guest.as_mut())
+            }
             // Not before the command is reported to run: events come in that order.
-            () = self.stdout.pump(&self.sink), if life.is_running() && self.stdout.is_open() => None,
-            () = self.stderr.pump(&self.sink), if life.is_running() && self.stderr.is_open() => None,
+            () = pump(&mut self.stdout, sink), if life.is_running() && self.stdout.is_open() => None,
+            () = pump(&mut self.stderr, sink), if life.is_running() && self.stderr.is_open() => None,
             _ = self.cleanup.container.wait_exit(), if !life.is_client_killed() => {
                 let by_signal = self.cleanup.container.was_killed();
                 let is_reporting = self.reports.is_open();
@@ -191,44 +268,47 @@ impl Supervisor<'_> {
                 self.stop = Some(request);
                 Some(Event::StopRequested(request))
             }
-            () = sleep_until(life.deadline().into()) => Some(Event::DeadlinePassed),
+            () = reached(life.deadline()) => Some(Event::DeadlinePassed),
         }
     }
 
-    fn on_report(&mut self, report: Option<(ExecId, Report)>) -> Option<Event> {
-        match report {
-            Some((ExecId::SANDBOX, Report::Ready { upper })) => {
+    fn on_report(
+        &mut self,
+        report: Option<(ExecId, Report)>,
+        guest: Option<&mut Guest<'_>>,
+    ) -> Option<Event> {
+        let Some((id, report)) = report else {
+            return Some(Event::ReportsClosed);
+        };
+        match (id, report, guest) {
+            (ExecId::SANDBOX, Report::Ready { upper }, _) => {
                 let ContainerCleanup { engine, name, .. } = &self.cleanup;
                 engine.detach_upper(name, &upper);
                 Some(Event::InitReady)
             }
-            Some((ExecId::FIRST, Report::Started)) => {
-                self.sink.exec_started();
-                Some(Event::ExecStarted)
-            }
-            Some((ExecId::FIRST, report @ (Report::StdinTaken(_) | Report::StdinClosed))) => {
-                self.on_stdin(&report);
-                None
-            }
-            Some((ExecId::FIRST, Report::Signaled)) => Some(Event::ExecSignaled),
-            Some((ExecId::FIRST, Report::Ended(end))) => Some(Event::ExecEnded(end)),
-            Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
+            (ExecId::SANDBOX, Report::Refused(refusal), _) => {
                 Some(Event::InitRefused(refused_by_init(refusal)))
             }
+            (ExecId::FIRST, report, Some(guest)) => guest.on_report(&report),
             // Never asked for, or about what it can't be about.
-            Some(_) => None,
-            None => Some(Event::ReportsClosed),
+            _ => None,
         }
     }
 
-    fn on_stdin_step(&mut self, step: io::Result<FeedStep>) -> Option<Event> {
+    fn on_stdin_step(
+        &mut self,
+        step: io::Result<FeedStep>,
+        sink: Option<&OrderedSink<'_>>,
+    ) -> Option<Event> {
         match step {
             Ok(FeedStep::Send(request)) => {
                 self.send(&request.encode(ExecId::FIRST));
                 None
             }
             Ok(FeedStep::Recorded) => {
-                self.sink.stdin_taken();
+                if let Some(sink) = sink {
+                    sink.stdin_taken();
+                }
                 None
             }
             Err(error) => {
@@ -239,42 +319,26 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_stdin(&mut self, report: &Report) {
-        let Some(stdin) = &mut self.stdin else { return };
-        let is_due = match report {
-            Report::StdinTaken(bytes) => stdin.record_taken(*bytes),
-            _ => {
-                stdin.record_closed();
-                true
-            }
-        };
-        if is_due {
-            self.sink.stdin_taken();
-        }
-    }
-
     fn send(&mut self, message: &[u8]) {
         self.unsent.extend_from_slice(message);
     }
 
-    /// Hands the command over, after the last look at what it would run in.
-    async fn send_exec(&mut self) -> Event {
-        if let Some(exit) = self.image_fault().await {
-            return Event::ExecRefused(exit);
-        }
-        if let Err(error) = self.sink.exec_starting() {
+    /// Hands the command over.
+    fn send_exec(&mut self, guest: Option<&Guest<'_>>) -> Option<Event> {
+        let guest = guest?;
+        if let Err(error) = guest.sink.exec_starting() {
             let message = format!("the job's directory can't be written: {error}");
-            return Event::ExecRefused(SandboxExit::EngineFailed(message));
+            return Some(Event::ExecRefused(SandboxExit::EngineFailed(message)));
         }
-        self.send(&self.exec.spec.encode(ExecId::FIRST));
-        Event::ExecSent
+        self.send(&guest.exec.spec.encode(ExecId::FIRST));
+        Some(Event::ExecSent)
     }
 
-    /// Reason for which nothing may run in the container, if its image was replaced since it was checked.
+    /// Reason for which nothing may run in the container, if its image was replaced since it was checked. What a
+    /// container has mounted doesn't change any more.
     async fn image_fault(&self) -> Option<SandboxExit> {
-        let engine = &self.config.engine;
-        let checked = self.config.image_index;
-        if checked.is_some() && checked == engine.index_stamp().await {
+        let engine = &self.cleanup.engine;
+        if self.image_index.is_some() && self.image_index == engine.index_stamp().await {
             return None;
         }
         match engine.container_fault(&self.cleanup.name).await {
@@ -284,7 +348,7 @@ impl Supervisor<'_> {
     }
 
     /// Evidence of the end, once no client is left. Init reports before it ends, so its report may just be unread.
-    async fn last_words(&mut self) -> Event {
+    async fn last_words(&mut self, guest: Option<&Guest<'_>>) -> Event {
         let report = match self.reports.last().await {
             Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
                 return Event::InitRefused(refused_by_init(refusal));
@@ -295,8 +359,8 @@ impl Supervisor<'_> {
         let ContainerCleanup {
             container, life, ..
         } = &mut self.cleanup;
-        if report.is_some() {
-            self.sink.exec_started();
+        if let (Some(_), Some(guest)) = (report, guest) {
+            guest.sink.exec_started();
         }
         // A client that was killed says nothing about the sandbox, which went on without it.
         if life.is_client_killed() {
@@ -314,84 +378,11 @@ impl Supervisor<'_> {
 
     /// Reads what is left in the pipes, and keeps what is to be known of the end. All who could write are dead, though
     /// conmon may still hold them open.
-    fn drain(&mut self) {
+    fn drain(&mut self, guest: Option<&Guest<'_>>) {
         self.cleanup.is_oom_killed = self.reports.is_oom_killed();
-        self.stdout.drain(&self.sink);
-        self.stderr.drain(&self.sink);
-    }
-}
-
-/// Waits for the next step of a command's stdin, for ever where there is none. Cancel-safe.
-async fn next_stdin(stdin: &mut Option<StdinFeed>) -> io::Result<FeedStep> {
-    match stdin {
-        Some(stdin) if stdin.is_open() => stdin.next().await,
-        _ => std::future::pending().await,
-    }
-}
-
-impl ContainerCleanup {
-    /// Takes an event now.
-    fn step(&mut self, event: Event) -> Action {
-        let was_client_killed = self.life.is_client_killed();
-        let (life, action) = self.life.on(event, Instant::now());
-        self.life = life;
-        if life.is_client_killed() && !was_client_killed {
-            tracing::warn!(
-                container = self.name,
-                "podman client was killed; sandbox continues"
-            );
-        }
-        action
-    }
-
-    /// Asks podman in the background to kill what init could not.
-    fn kill(&self) {
-        tracing::warn!(
-            container = self.name,
-            "init does not end the sandbox; podman kills it"
-        );
-        let (engine, name) = (self.engine.clone(), self.name.clone());
-        background::spawn("sandbox-kill", async move {
-            let killed = engine.kill_container(&name, ENGINE_KILL_TIMEOUT);
-            if let Err(error) = killed.await {
-                tracing::warn!(%error, container = name, "podman could not kill a sandbox");
-            }
-        });
-    }
-
-    /// Whether the kernel killed a process of the sandbox for want of memory.
-    pub(crate) fn is_oom_killed(&self) -> bool {
-        self.is_oom_killed
-    }
-
-    /// Waits until podman has removed the container, and removes it where podman doesn't by itself. False where
-    /// something is left of it.
-    pub(crate) async fn wait_until_removed(&mut self) -> bool {
-        let mut action = self.step(Event::RemovalAwaited);
-        if self.life.phase() == Phase::Ending(Step::ClientRemoves) {
-            let event = self.client_removes().await;
-            action = self.step(event);
-        }
-        while action == Action::RemoveContainer {
-            let is_removed = self.engine.remove_container(&self.name).await;
-            action = self.step(Event::Removed(is_removed));
-        }
-        self.life.phase() == Phase::Cleared
-    }
-
-    /// Waits for the podman client, which removes the container, until the deadline.
-    async fn client_removes(&mut self) -> Event {
-        tokio::select! {
-            outcome = self.container.wait_exit() => {
-                if let Err(message) = &outcome {
-                    tracing::debug!(container = self.name, message, "the podman client ended with an error");
-                }
-                Event::Removed(outcome.is_ok())
-            }
-            () = sleep_until(self.life.deadline().into()) => {
-                self.container.terminate().await;
-                Event::DeadlinePassed
-            }
+        if let Some(guest) = guest {
+            self.stdout.drain(&guest.sink);
+            self.stderr.drain(&guest.sink);
         }
     }
 }

@@ -151,6 +151,11 @@ impl Spool {
         self.read(REQUEST_FILE)
     }
 
+    /// Whether the command can't have begun.
+    pub fn has_request(&self) -> bool {
+        self.path.join(REQUEST_FILE).try_exists().unwrap_or(true)
+    }
+
     /// Records that the command may begin from now on. Fails where the request is gone already.
     pub fn mark_started(&self) -> io::Result<()> {
         fs::remove_file(self.path.join(REQUEST_FILE))?;

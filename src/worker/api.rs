@@ -7,6 +7,7 @@
 use super::{
     api_files,
     api_logs::{self, event_query, stream},
+    api_state,
     context::WorkerContext,
     image_load,
     inference::{self, ModelServer},
@@ -104,8 +105,8 @@ pub(super) fn router(api: Arc<Api>) -> Router<Api> {
         .route(Method::GET, "/healthz", async |_, _| {
             Ok(response::text(StatusCode::OK, "ok"))
         })
-        .route(Method::GET, "/readyz", ready)
-        .route(Method::GET, "/metrics", metrics)
+        .route(Method::GET, "/readyz", api_state::ready)
+        .route(Method::GET, "/metrics", api_state::metrics)
         .build(api, requests)
 }
 
@@ -354,33 +355,6 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
     let forgotten = api.job_tasks.run_to_end("forget_job", forgotten);
     forgotten.await.map_err(ApiError::internal)??;
     response::no_content()
-}
-
-async fn ready(api: Arc<Api>, _: Request) -> Reply {
-    let unavailable = |reason: &str| response::text(StatusCode::SERVICE_UNAVAILABLE, reason);
-    Ok(if api.is_closing() {
-        unavailable("shutting down")
-    } else if let Err(problem) = api.ctx.ensure_ready().await {
-        unavailable(&problem.detail)
-    } else {
-        let warnings = api.ctx.trash.warnings().into_iter();
-        let lines = warnings.map(|warning| format!("\nwarning: {warning}"));
-        response::text(
-            StatusCode::OK,
-            format!("ready{}", lines.collect::<String>()),
-        )
-    })
-}
-
-async fn metrics(api: Arc<Api>, _: Request) -> Reply {
-    // Without the gauges of a disk that hangs.
-    let spaces = api.ctx.probe_disk(|ctx| ctx.disk.spaces()).await;
-    let running = api.ledger.running_count();
-    let gpus = api.ledger.gpus();
-    let busy = gpus.iter().filter(|(_, is_busy)| *is_busy).count();
-    api.ctx
-        .metrics
-        .render(running, [gpus.len(), busy], &spaces.unwrap_or_default())
 }
 
 /// Attempt that a call is about; `None` for the current one.

@@ -2,7 +2,7 @@
 
 use super::{
     Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, memory_guard,
-    trash::RemovalQueue, workspace_guard,
+    trash::RemovalQueue, warm, workspace_guard,
 };
 use crate::{
     api::{image::ImageRef, jobs::PullPolicy},
@@ -45,6 +45,8 @@ pub(super) fn spawn_all(
     if let Some(age) = storage.image_gc {
         tasks.spawn("image_gc", image_gc::run_image_gc(Arc::clone(ctx), age));
     }
+    let keeper = warm::keep_warm(Arc::clone(ctx), settings.reserve_memory);
+    tasks.spawn("keep_warm", keeper);
     tasks.spawn("gc", gc::run_gc(Arc::clone(ctx), ledger, storage.retain));
 }
 

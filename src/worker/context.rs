@@ -12,6 +12,7 @@ use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
     disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
     init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, trash::Trash,
+    warm::WarmPool,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -64,6 +65,8 @@ pub(super) struct WorkerContext {
     pub(super) changed: watch::Sender<()>,
     /// Jobs that may have something on disk.
     pub(super) live: LiveJobs,
+    /// Sandboxes that wait for jobs.
+    pub(super) warm: WarmPool,
     /// Model server of this machine, which answers prompts.
     pub(super) model_server: ModelServer,
     /// Way from sandboxes to models.
@@ -81,7 +84,10 @@ impl WorkerContext {
         settings: &Settings,
     ) -> Self {
         let graph_root = &engine.info().graph_root;
+        let metrics = Metrics::default();
+        let starts = metrics.starts.clone();
         Self {
+            warm: WarmPool::new(settings.most_warm(), &settings.prefetch_images, starts),
             disk: Disk::new(
                 &home.jobs_dir,
                 graph_root,
@@ -100,7 +106,7 @@ impl WorkerContext {
             trash: Arc::new(trash),
             access,
             slots: Semaphore::new(settings.max_concurrency),
-            metrics: Metrics::default(),
+            metrics,
             anchors: Arc::clone(&home.anchors),
             contents: home.contents.clone(),
             loads_dir: home.loads_dir.clone(),

@@ -16,37 +16,26 @@ use super::{
     artifacts,
     context::WorkerContext,
     disk_guard::LiveJob,
-    job_files::place_files,
     job_result::write_result,
-    job_shim::JobShimConfig,
+    job_start::{self, Started},
     job_stop::{cancel_requested, stop_requested},
     ledger::Job,
-    prepare::{PrepareError, engine_error, limits_of, prepare},
+    prepare::{PrepareError, engine_error, prepare},
     prompt,
     sandbox_inference::serve_models,
+    warm::StartTurn,
 };
 use crate::{
-    api::{
-        jobs::{Effective, JobError, JobErrorKind, SandboxSpec},
-        size::ByteSize,
-    },
+    api::jobs::{JobError, JobErrorKind, SandboxSpec},
     backoff::Backoff,
     contents::Pin,
-    engine::{
-        ImageLease, ResolvedImage,
-        gpus::{PassedGpu, container_args, variables},
-        labels,
-    },
+    engine::ImageLease,
     retry::retry,
-    sandbox::{
-        SandboxConfig, SandboxId,
-        shim::{self, ShimHandle},
-    },
-    sandbox_init::seccomp,
+    sandbox::shim::{self, ShimHandle},
     spool::{JobEnd, Spool},
 };
 use futures_util::FutureExt as _;
-use std::{io, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::Instrument as _;
 
@@ -93,12 +82,24 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
     .await;
 }
 
+/// Holdings of a job until its command has begun.
+#[derive(Default)]
+struct Held<'a> {
+    /// Contents: after a shim that is killed, files are placed again.
+    pins: Vec<Pin>,
+    /// Turn to start a new sandbox.
+    turn: Option<StartTurn<'a>>,
+}
+
 async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let live = ctx.live.register(job);
-    // Held until the command has begun: after a shim that is killed before, files are placed again.
-    let (mut pending, mut pins) = match start {
-        JobStart::New(spec, pins) => (Some(spec), pins),
-        JobStart::Adopted(handle) => (run_adopted(ctx, &live, handle).await, Vec::new()),
+    let mut held = Held::default();
+    let mut pending = match start {
+        JobStart::New(spec, pins) => {
+            held.pins = pins;
+            Some(spec)
+        }
+        JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
     };
     for _ in 0..MAX_SHIM_STARTS {
         let Some(spec) = pending else { break };
@@ -106,11 +107,11 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
             let end = prompt::answer(ctx, job, prompt, spec.timeout_seconds).await;
             return end_without_shim(ctx, job, end).await;
         }
-        if pins.is_empty() {
+        if held.pins.is_empty() {
             // Of an earlier process; one that is gone since is reported when it is placed.
-            pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();
+            held.pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();
         }
-        pending = run_in_sandbox(ctx, &live, spec, &mut pins).await;
+        pending = run_in_sandbox(ctx, &live, spec, &mut held).await;
     }
     if pending.is_some() {
         let error =
@@ -129,17 +130,17 @@ async fn run_adopted(
     let _slot = ctx.slots.try_acquire();
     let _lease = lease_image(ctx, &live.job).await;
     if let Some(handle) = handle {
-        supervise(ctx, &live.job, handle, &mut Vec::new()).await;
+        supervise(ctx, &live.job, handle, &mut Held::default()).await;
     }
     recover(ctx, live).await
 }
 
-/// Runs a job in a new sandbox. Answers its spec where its command can't have begun.
-async fn run_in_sandbox(
-    ctx: &WorkerContext,
+/// Runs a job in a sandbox that was never used. Answers its spec where its command can't have begun.
+async fn run_in_sandbox<'a>(
+    ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
     spec: SandboxSpec,
-    pins: &mut Vec<Pin>,
+    held: &mut Held<'a>,
 ) -> Option<SandboxSpec> {
     let job = &live.job;
     let mut cancel = job.cancellation();
@@ -155,17 +156,13 @@ async fn run_in_sandbox(
             return None;
         }
     };
-    if let Err(error) = place_files(ctx, live, &spec).await {
-        end_without_shim(ctx, job, error.into()).await;
-        return None;
-    }
-    match start_shim(ctx, job, &spec, (&prepared.image, &prepared.gpus)).await {
-        Ok(handle) => supervise(ctx, job, handle, pins).await,
-        Err(error) => {
-            let error = engine_error(format!("no shim could be started: {error}"));
-            end_without_shim(ctx, job, error.into()).await;
-            return None;
+    match job_start::start(ctx, live, &spec, &prepared).await {
+        Ok(Started { handle, turn }) => {
+            held.turn = turn;
+            supervise(ctx, job, handle, held).await;
+            held.turn = None;
         }
+        Err(error) => end_without_shim(ctx, job, error.into()).await,
     }
     recover(ctx, live).await
 }
@@ -176,84 +173,13 @@ async fn lease_image(ctx: &WorkerContext, job: &Job) -> Option<ImageLease> {
     ctx.images.lease(&image).await
 }
 
-/// Starts the shim of a new sandbox, whose container is on record before it can exist.
-async fn start_shim(
-    ctx: &WorkerContext,
-    job: &Arc<Job>,
-    spec: &SandboxSpec,
-    (image, gpus): (&ResolvedImage, &[PassedGpu]),
-) -> io::Result<ShimHandle> {
-    let id = SandboxId::random();
-    let config = shim_config(ctx, job, spec, (image, gpus), id);
-    ctx.init.ensure().await?;
-    job.with_spool(move |spool| spool.write_container_name(&id.container_name()))
-        .await
-        .flatten()?;
-    ShimHandle::start(job.spool.path(), ctx.init.path(), &config).await
-}
-
-fn shim_config(
-    ctx: &WorkerContext,
-    job: &Job,
-    spec: &SandboxSpec,
-    (image, gpus): (&ResolvedImage, &[PassedGpu]),
-    id: SandboxId,
-) -> JobShimConfig {
-    let asked = spec.timeout_seconds;
-    let timeout_seconds = ctx.access.borrow().effective_timeout_seconds(asked);
-    let accepted = job.accepted.clone();
-    let accepted_gpus = accepted.gpus.clone();
-    let labels = [
-        (labels::JOB, accepted.job_id.to_string()),
-        (labels::TASK, accepted.task_id.to_string()),
-        (labels::ATTEMPT, accepted.attempt.to_string()),
-    ];
-    JobShimConfig {
-        sandbox: SandboxConfig {
-            id,
-            node_uuid: ctx.node_uuid.clone(),
-            engine: ctx.engine.clone(),
-            init: ctx.init.path().to_owned(),
-            image_id: image.id.clone(),
-            image_index: image.stamp,
-            workspace: job.spool.workspace(),
-            scratch: job.spool.path().to_owned(),
-            labels: labels
-                .map(|(name, value)| (name.to_owned(), value))
-                .to_vec(),
-            limits: limits_of(spec),
-            device_args: container_args(gpus, ctx.engine.info().rootless),
-            inference: spec.use_inference == Some(true),
-        },
-        spool: job.spool.path().to_owned(),
-        accepted,
-        effective: Effective {
-            image_id: image.id.clone(),
-            network: "none".to_owned(),
-            runtime: ctx.engine.runtime_name().to_owned(),
-            timeout_seconds,
-            seccomp: Some(seccomp::NAME.to_owned()),
-            cpus: spec.cpus,
-            memory: spec.memory,
-            pids: spec.pids,
-            shm_size: spec.shm_size,
-            gpus: accepted_gpus,
-            workspace_limit: ctx.workspace_limit.map(ByteSize),
-        },
-        log_bytes: ctx.log_bytes,
-        device_env: variables(gpus),
-        artifact_limit: ctx.artifact_limit,
-        min_free: ctx.disk.min_free,
-    }
-}
-
-/// Passes the updates of a shim on, and requests to stop to it, until the shim is gone. Drops the pins once the command
-/// has begun, which has copies.
+/// Passes the updates of a shim on, and requests to stop to it, until the shim is gone. Drops what is held once the
+/// command has begun.
 async fn supervise(
     ctx: &WorkerContext,
     job: &Arc<Job>,
     mut handle: ShimHandle,
-    pins: &mut Vec<Pin>,
+    held: &mut Held<'_>,
 ) {
     let mut sent = None;
     let mut stdin = job.subscribe_stdin();
@@ -272,11 +198,9 @@ async fn supervise(
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
-                if !pins.is_empty() {
-                    let request = job.with_spool(Spool::request).await;
-                    if matches!(request.flatten(), Ok(None)) {
-                        pins.clear();
-                    }
+                let is_held = !held.pins.is_empty() || held.turn.is_some();
+                if is_held && !job.with_spool(Spool::has_request).await.unwrap_or(true) {
+                    *held = Held::default();
                 }
                 if !is_alive {
                     // A shim is gone only when it can't be connected to any more.

@@ -1,36 +1,54 @@
 //! The guest of a job's [shim](crate::sandbox::shim): runs the job's command in a sandbox that is used once, and
 //! writes log and result into the job's [spool](crate::spool), whether the worker lives or not.
 //!
+//! The sandbox is started for the job, or was started before there was one and waits for it
+//! ([`warm`](super::warm)). From the assignment of the job on there is no difference.
+//!
 //! Command and environment come out of the request in the spool, which is deleted before they are handed over: from
 //! then on the command may have run, and is never run again.
 
-use super::artifacts::{self, CollectRequest};
+use super::{
+    artifacts::{self, CollectRequest},
+    job_end::{job_end, out_of_memory},
+};
 use crate::{
     api::{
         events::Stream,
-        jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, Outcome, SandboxSpec},
-        size::ByteSize,
+        jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, SandboxSpec},
     },
     background,
     data_dir::make_private_subdir,
-    engine::not_runnable,
+    engine::EngineError,
     sandbox::{
-        self, ContainerCleanup, Excess, Exec, ExecLimits, OutputSink, Overuse, SandboxConfig,
-        SandboxExit, StdinSource, StopReason, listeners,
-        shim::{self, Shim},
+        self, ContainerCleanup, Exec, ExecLimits, OutputSink, Sandbox, SandboxConfig, Start,
+        StdinSource, listeners,
+        shim::{self, GuestConfig, Shim},
     },
     sandbox_init::{WORKSPACE, inference, wire::ExecSpec},
     spool::{AcceptedJob, JobEnd, JobRecorder, Spool},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// Config of a job's shim. The command is not in it: it is in the spool.
+/// Config of a shim.
 #[derive(Serialize, Deserialize)]
-pub(super) struct JobShimConfig {
+pub(super) struct ShimConfig {
     pub(super) sandbox: SandboxConfig,
+    /// Job of the sandbox; `None` where it is assigned later.
+    pub(super) job: Option<JobConfig>,
+}
+
+impl GuestConfig for ShimConfig {
+    fn is_warm(&self) -> bool {
+        self.job.is_none()
+    }
+}
+
+/// Job of a sandbox. The command is not in it: it is in the spool.
+#[derive(Serialize, Deserialize)]
+pub(super) struct JobConfig {
     /// Directory of the attempt.
     pub(super) spool: PathBuf,
     pub(super) accepted: AcceptedJob,
@@ -76,12 +94,65 @@ impl OutputSink for SpoolSink<'_> {
     }
 }
 
-/// Runs as the shim of a job and never returns.
+/// Runs as a shim and never returns.
 pub(crate) fn main() -> ! {
-    shim::main(run_job)
+    shim::main(run)
 }
 
-async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
+async fn run(config: ShimConfig, shim: Shim) -> io::Result<()> {
+    let ShimConfig { sandbox, job } = config;
+    match job {
+        Some(job) => run_job(sandbox, job, None, shim).await,
+        None => run_warm(sandbox, shim).await,
+    }
+}
+
+/// Starts a sandbox that waits for a job, and runs that.
+async fn run_warm(mut config: SandboxConfig, mut shim: Shim) -> io::Result<()> {
+    let Some(assignment) = shim.assignment.take() else {
+        return Err(io::Error::other("the sandbox is assigned already"));
+    };
+    make_private_subdir(&config.workspace)?;
+    artifacts::make_directory(&config.workspace)?;
+    let (exit, mut cleanup) = match sandbox::start(&config, &shim.stops).await {
+        Ok(Start::Ended(exit, cleanup)) => (exit, cleanup),
+        Ok(Start::Ready(mut sandbox)) => {
+            shim.ready.send_replace(true);
+            match sandbox.wait_for(&shim.stops, assignment).await {
+                Ok(job) => {
+                    let job = job.map_err(io::Error::other)?;
+                    let job: JobConfig = serde_json::from_slice(&job)?;
+                    // The worker has moved it there.
+                    config.workspace = Spool::at(job.spool.clone()).workspace();
+                    return run_job(config, job, Some(sandbox), shim).await;
+                }
+                Err(exit) => (exit, sandbox.into_cleanup().into()),
+            }
+        }
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    tracing::info!(?exit, "sandbox ended before it had a job");
+    if !cleanup.wait_until_removed().await {
+        // The worker finds what is left.
+        return Ok(());
+    }
+    remove_workspace(&config).await;
+    let (engine, name) = (&config.engine, config.id.container_name());
+    if let Some(upper) = engine.detached_upper(&name)
+        && let Err(error) = engine.remove_tree(&config.init, &upper).await
+    {
+        tracing::warn!(error, "upper directory can't be removed");
+    }
+    // The log with it, which nobody needs of a sandbox that was not used.
+    fs::remove_dir_all(&config.scratch)
+}
+
+async fn run_job(
+    sandbox: SandboxConfig,
+    config: JobConfig,
+    warm: Option<Box<Sandbox>>,
+    shim: Shim,
+) -> io::Result<()> {
     let spool = Spool::at(config.spool.clone());
     let Some(spec) = spool.request()? else {
         return Err(io::Error::other(
@@ -93,35 +164,23 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
         recorder: JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?.into(),
         updates: shim.updates.clone(),
     };
-    prepare_workspace(&config, &spec)?;
+    if warm.is_none() {
+        make_private_subdir(&sandbox.workspace)?;
+        artifacts::make_directory(&sandbox.workspace)?;
+    }
+    // What is to be collected is written down before the command can begin.
+    artifacts::remove_earlier(&spool)?;
+    CollectRequest::new(&spec, config.artifact_limit, config.min_free).write(&config.spool)?;
     let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;
-    let exec = exec(&config, spec, stdin);
-    if config.sandbox.inference {
-        let (dir, received) = (config.spool.clone(), exec.listeners.subscribe());
-        let served = listeners::hand_over(dir, received, shim.updates.clone());
-        background::spawn("hand_over_listeners", async {
-            if let Err(error) = served.await {
-                tracing::warn!(%error, "calls of models from the sandbox can't be served");
-            }
-        });
-    }
-    let (mut end, container) = match sandbox::run(&config.sandbox, &exec, &sink, &shim.stops).await
-    {
-        Ok((exit, container)) => (job_end(exit), Some(container)),
-        Err(error) => {
-            let end = JobEnd::failed(JobErrorKind::EngineError, error.to_string());
-            (end, None)
-        }
+    let exec = exec(&config, sandbox.inference, spec, stdin);
+    let start = match warm {
+        Some(sandbox) => Ok(Start::Ready(sandbox)),
+        None => sandbox::start(&sandbox, &shim.stops).await,
     };
-    if container
-        .as_ref()
-        .is_some_and(ContainerCleanup::is_oom_killed)
-    {
-        end.oom = Some(out_of_memory(config.effective.memory));
-    }
+    let (end, container) = end_of(start, &exec, (&config, &sink), &shim).await;
     let effective = Some(config.effective.clone());
     let mut result = sink.recorder.lock().take_result(end, effective);
-    let SandboxConfig { engine, init, .. } = &config.sandbox;
+    let SandboxConfig { engine, init, .. } = &sandbox;
     artifacts::collect_into(&mut result, engine, init, &spool).await;
     let written = spool.write_result(&result);
     if let Err(error) = spool.remove_stdin() {
@@ -134,7 +193,7 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     };
     // A workspace that is left tells the worker that a container may be, and it removes both.
     if is_removed {
-        remove_workspace(&config.sandbox).await;
+        remove_workspace(&sandbox).await;
     }
     if let Err(error) = written {
         // The workspace may have been what took all the room.
@@ -145,14 +204,43 @@ async fn run_job(config: JobShimConfig, shim: Shim) -> io::Result<()> {
     spool.sync()
 }
 
-/// Makes the workspace, which may have files already, and in it the directory for artifacts. What is to be collected
-/// is written down before the command can begin.
-fn prepare_workspace(config: &JobShimConfig, spec: &SandboxSpec) -> io::Result<()> {
-    let workspace = &config.sandbox.workspace;
-    make_private_subdir(workspace)?;
-    artifacts::make_directory(workspace)?;
-    artifacts::remove_earlier(&Spool::at(config.spool.clone()))?;
-    CollectRequest::new(spec, config.artifact_limit, config.min_free).write(&config.spool)
+/// Runs the command where there is a sandbox for it. The end of the job, and the container that is left.
+async fn end_of(
+    start: Result<Start, EngineError>,
+    exec: &Exec,
+    (config, sink): (&JobConfig, &SpoolSink<'_>),
+    shim: &Shim,
+) -> (JobEnd, Option<Box<ContainerCleanup>>) {
+    let (exit, container) = match start {
+        Ok(Start::Ready(sandbox)) => {
+            if exec.spec.has_inference {
+                hand_over_listeners(config.spool.clone(), &sandbox, shim);
+            }
+            let (exit, container) = sandbox.run(exec, sink, &shim.stops).await;
+            (exit, container.into())
+        }
+        Ok(Start::Ended(exit, container)) => (exit, container),
+        Err(error) => {
+            let end = JobEnd::failed(JobErrorKind::EngineError, error.to_string());
+            return (end, None);
+        }
+    };
+    let mut end = job_end(exit);
+    if container.is_oom_killed() {
+        end.oom = Some(out_of_memory(config.effective.memory));
+    }
+    (end, Some(container))
+}
+
+/// Serves the listeners for calls of models to the worker, in the background.
+fn hand_over_listeners(dir: PathBuf, sandbox: &Sandbox, shim: &Shim) {
+    let received = sandbox.listeners().subscribe();
+    let served = listeners::hand_over(dir, received, shim.updates.clone());
+    background::spawn("hand_over_listeners", async {
+        if let Err(error) = served.await {
+            tracing::warn!(%error, "calls of models from the sandbox can't be served");
+        }
+    });
 }
 
 async fn remove_workspace(sandbox: &SandboxConfig) {
@@ -190,7 +278,12 @@ fn stdin(
 }
 
 /// Variables for clients of models, the job's own environment, then the variables that it can't override.
-fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -> Exec {
+fn exec(
+    config: &JobConfig,
+    inference: bool,
+    spec: SandboxSpec,
+    stdin: Option<StdinSource>,
+) -> Exec {
     let own = [
         ("CYNODE_TASK_ID", config.accepted.task_id.to_string()),
         ("CYNODE_JOB_ID", config.accepted.job_id.to_string()),
@@ -202,7 +295,7 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -
     ];
     let devices = config.device_env.iter();
     let devices = devices.map(|(name, value)| (name.into(), value.into()));
-    let models = config.sandbox.inference.then(inference_variables);
+    let models = inference.then(inference_variables);
     let models = models.into_iter().flatten();
     let requested = spec
         .env
@@ -219,14 +312,13 @@ fn exec(config: &JobShimConfig, spec: SandboxSpec, stdin: Option<StdinSource>) -
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
             has_stdin: stdin.is_some(),
-            has_inference: config.sandbox.inference,
+            has_inference: inference,
         },
         stdin,
         limits: ExecLimits {
             timeout: Duration::from_secs(config.effective.timeout_seconds),
             grace: Duration::from_secs(grace.into()),
         },
-        listeners: listeners::Received::new(None),
     }
 }
 
@@ -243,85 +335,4 @@ fn inference_variables() -> [(OsString, OsString); 5] {
         ("INFERENCE_PROXY_URL", format!("http+unix://{socket}")),
     ]
     .map(|(name, value)| (name.into(), value.into()))
-}
-
-/// End of the job whose sandbox ended so.
-fn job_end(exit: SandboxExit) -> JobEnd {
-    match exit {
-        SandboxExit::Exited(code) => JobEnd::exited(code),
-        SandboxExit::Signaled(signal) => JobEnd::exited(128 + signal),
-        SandboxExit::Stopped(reason) => stopped(reason),
-        SandboxExit::ImageNotRunnable(message) => {
-            JobEnd::failed(JobErrorKind::ImageNotRunnable, not_runnable(&message))
-        }
-        SandboxExit::Refused(message) | SandboxExit::EngineFailed(message) => {
-            JobEnd::failed(JobErrorKind::EngineError, message)
-        }
-        SandboxExit::Lost(message) => JobEnd::failed(JobErrorKind::Lost, message),
-    }
-}
-
-/// End of a job that was stopped for this reason.
-pub(super) fn stopped(reason: StopReason) -> JobEnd {
-    match reason {
-        StopReason::Timeout => JobEnd::stopped(Outcome::Timeout),
-        StopReason::Canceled => JobEnd::stopped(Outcome::Canceled),
-        StopReason::Shutdown => JobEnd::failed(
-            JobErrorKind::Lost,
-            "the node's machine was shut down while the job ran",
-        ),
-        StopReason::OutOfDisk(excess) => {
-            JobEnd::failed(JobErrorKind::OutOfDisk, out_of_disk(&excess))
-        }
-        StopReason::OutOfMemory(overuse) => {
-            JobEnd::failed(JobErrorKind::OutOfMemory, node_out_of_memory(overuse))
-        }
-        StopReason::WorkspaceLimit(overuse) => {
-            JobEnd::failed(JobErrorKind::WorkspaceLimit, over_workspace_limit(overuse))
-        }
-        StopReason::StdinUnreadable => JobEnd::failed(
-            JobErrorKind::EngineError,
-            "ended by its node, which can't read the rest of the job's stdin from its disk; run it again",
-        ),
-    }
-}
-
-/// Explanation of an end for which the kernel killed a process.
-fn out_of_memory(limit: Option<ByteSize>) -> String {
-    match limit {
-        Some(limit) => format!(
-            "the kernel killed a process of the job at the job's memory limit of {limit}; use less, or ask for more with --memory"
-        ),
-        None => "the kernel killed a process of the job when its node ran out of memory; use less, or run it on a node with more".to_owned(),
-    }
-}
-
-fn node_out_of_memory(Overuse { used, limit }: Overuse) -> String {
-    format!(
-        "ended by its node, which had less than {} MiB of memory left, and this job's use grew the most (to {} MiB); use less, or run it on a node with more memory",
-        limit >> 20,
-        used >> 20
-    )
-}
-
-fn over_workspace_limit(Overuse { used, limit }: Overuse) -> String {
-    let used = match used {
-        u64::MAX => "more than can be measured".to_owned(),
-        used => format!("{} MiB", used >> 20),
-    };
-    format!(
-        "ended by its node, which allows a job {} on disk, and this one had {used}; write less, or run it on a node that allows more",
-        ByteSize(limit)
-    )
-}
-
-fn out_of_disk(excess: &Excess) -> String {
-    let reserve = excess.of.amount(excess.reserve);
-    let used = match excess.used {
-        u64::MAX => "more than can be measured".to_owned(),
-        used => excess.of.amount(used),
-    };
-    format!(
-        "ended by its node, which had less than {reserve} left on its disk, and this job used the most ({used}); write less, or run it on a node with more room"
-    )
 }

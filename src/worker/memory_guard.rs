@@ -242,7 +242,7 @@ impl Samples {
 }
 
 /// Bytes that the kernel can give to programs without swapping (proc(5)).
-fn available_memory() -> Option<u64> {
+pub(super) fn available_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
         .lines()

@@ -15,6 +15,8 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 pub(super) struct Metrics {
     base: MetricsRegistry,
     jobs: IntCounterVec,
+    /// Sandboxes that jobs got, by how they were started.
+    pub(super) starts: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -25,7 +27,15 @@ impl Default for Metrics {
             "Jobs that ended since this process started, by the status of their result.",
             Outcome::ALL.iter().copied().map(Outcome::as_str),
         );
-        Self { base, jobs }
+        let starts = Opts::new(
+            "cynode_worker_sandbox_starts_total",
+            "Sandboxes that jobs got since this process started: warm ones were started before there was a job.",
+        );
+        let starts = base.register(IntCounterVec::new(starts, &["start"]));
+        for start in ["warm", "cold"] {
+            starts.with_label_values(&[start]);
+        }
+        Self { base, jobs, starts }
     }
 }
 
@@ -44,12 +54,13 @@ impl Metrics {
         self.jobs.with_label_values(&[status.as_str()]).inc();
     }
 
-    /// Text of all metrics, with the numbers of running jobs, of graphics processors for jobs and of those in use, and
-    /// the free space of now.
+    /// Text of all metrics, with the numbers of running jobs, of graphics processors for jobs and of those in use, of warm
+    /// sandboxes, and the free space of now.
     pub(super) fn render(
         &self,
         running: usize,
         [gpus, busy_gpus]: [usize; 2],
+        warm: usize,
         spaces: &[(StorageArea, DiskSpace)],
     ) -> Reply {
         let snapshot = Registry::new();
@@ -58,6 +69,11 @@ impl Metrics {
                 "cynode_worker_jobs_running",
                 "Jobs that were taken and have not ended.",
                 running,
+            ),
+            (
+                "cynode_worker_sandboxes_warm",
+                "Sandboxes that wait for jobs.",
+                warm,
             ),
             ("cynode_gpus", "GPUs that jobs can have.", gpus),
             ("cynode_gpus_busy", "GPUs that jobs have now.", busy_gpus),

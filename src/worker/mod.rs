@@ -18,6 +18,7 @@ mod access;
 mod api;
 mod api_files;
 mod api_logs;
+mod api_state;
 pub(crate) mod artifacts;
 mod background;
 mod contents;
@@ -36,9 +37,11 @@ mod image_load;
 mod inference;
 mod init_copy;
 mod job;
+mod job_end;
 mod job_files;
 mod job_result;
 pub(crate) mod job_shim;
+mod job_start;
 mod job_stop;
 mod ledger;
 mod log_part;
@@ -56,14 +59,16 @@ mod settings;
 mod stdin;
 mod tombstones;
 mod trash;
+mod warm;
 mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
 pub(crate) use init_copy::InitCopy;
 pub use sandbox_inference::OrchestratorModels;
-pub use settings::{DEFAULT_RESERVE_MEMORY, Settings, StorageSettings};
+pub use settings::{DEFAULT_RESERVE_MEMORY, DEFAULT_WARM_MEMORY, Settings, StorageSettings};
 
 use crate::{
+    api::nodes::WarmCounts,
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
@@ -311,7 +316,14 @@ impl Worker {
         self.0.api.ledger.pulling_count(owner.as_ref())
     }
 
-    /// Notifications that [`pulling_jobs`](Self::pulling_jobs) changed, or that the data directory was moved or is
+    /// Sandboxes that wait for jobs; `None` where none are kept.
+    pub fn warm_counts(&self) -> Option<WarmCounts> {
+        let (ready, most) = self.0.api.ctx.warm.counts();
+        let [ready, most] = [ready, most].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        (most > 0).then_some(WarmCounts { ready, most })
+    }
+
+    /// Notifications that [`pulling_jobs`](Self::pulling_jobs) or [`warm_counts`](Self::warm_counts) changed, or that the data directory was moved or is
     /// back.
     pub fn subscribe_changes(&self) -> watch::Receiver<()> {
         self.0.api.ctx.changed.subscribe()
@@ -345,7 +357,7 @@ impl Worker {
             ..
         } = &*self.0;
         api.close();
-        let mut left = api.job_tasks.idle(grace).await;
+        let (mut left, ()) = tokio::join!(api.job_tasks.idle(grace), api.ctx.warm.close());
         if left > 0 && cancel {
             api.ledger.cancel_all(grace);
             left = api.job_tasks.idle(grace + SANDBOX_END_TIMEOUT).await;

@@ -39,10 +39,12 @@ pub(super) async fn remove_orphans(
     Ok(())
 }
 
-/// Names of the containers of all jobs that have not ended, whether they exist yet or not.
+/// Names of the containers of all jobs that have not ended, whether they exist yet or not, and of warm sandboxes.
 pub(super) fn containers_in_use(jobs_dir: &Path) -> io::Result<HashSet<String>> {
     let mut names = HashSet::new();
-    for entry in fs::read_dir(jobs_dir)? {
+    // Twice: a job that takes a warm sandbox meanwhile may have been read before it, and the sandbox's directory after.
+    let entries = fs::read_dir(jobs_dir)?.chain(fs::read_dir(jobs_dir)?);
+    for entry in entries {
         let spool = Spool::at(entry?.path());
         // The container of an unreadable job may be in use.
         if !matches!(spool.result(), Ok(Some(_))) {

@@ -1,6 +1,6 @@
 //! Preparation of a job before its sandbox is started: permission, its image, a slot.
 
-use super::{context::WorkerContext, job_shim, ledger::Job};
+use super::{context::WorkerContext, job_end, ledger::Job};
 use crate::{
     api::{
         image::ImageRef,
@@ -59,7 +59,7 @@ impl From<PrepareError> for JobEnd {
     fn from(error: PrepareError) -> Self {
         match error {
             PrepareError::Canceled => Self::stopped(Outcome::Canceled),
-            PrepareError::Stopped(reason) => job_shim::stopped(reason),
+            PrepareError::Stopped(reason) => job_end::stopped(reason),
             PrepareError::Failed(kind, message) => Self::failed(kind, message),
         }
     }

@@ -9,7 +9,7 @@ use self::default_model::default_model;
 use super::{
     context::WorkerContext,
     inference::ModelServer,
-    job_shim,
+    job_end,
     job_stop::stop_requested,
     ledger::Job,
     prepare::{acquire_slot, engine_error},
@@ -68,7 +68,7 @@ pub(super) async fn answer(
     let work = tokio::time::timeout(Duration::from_secs(seconds), work);
     let end = tokio::select! {
         end = work => end.unwrap_or_else(|_| JobEnd::stopped(Outcome::Timeout)),
-        request = stop_requested(job, None) => job_shim::stopped(request.reason),
+        request = stop_requested(job, None) => job_end::stopped(request.reason),
     };
     JobEnd { inference, ..end }
 }

@@ -3,6 +3,10 @@
 use crate::api::image::ImageRef;
 use std::{path::PathBuf, time::Duration};
 
+/// Default of [`Settings::warm_memory`].
+pub const DEFAULT_WARM_MEMORY: u64 = 512 << 20;
+/// Memory that a warm sandbox takes at most: its shim, conmon and init.
+const WARM_SANDBOX_BYTES: u64 = 8 << 20;
 /// Default of [`Settings::reserve_memory`].
 pub const DEFAULT_RESERVE_MEMORY: u64 = 512 << 20;
 
@@ -25,10 +29,23 @@ pub struct Settings {
     pub max_timeout: Option<Duration>,
     /// Longest body of a request; the contract's when `None`.
     pub max_request_bytes: Option<usize>,
+    /// Most sandboxes that are started before there are jobs for them; twice the number of slots when `None`.
+    pub warm: Option<usize>,
+    /// Bytes of memory that those may take together.
+    pub warm_memory: u64,
     /// Bytes of the machine's memory that stay available; 0: no such guard.
     pub reserve_memory: u64,
     /// Where jobs are stored, and for how long.
     pub storage: StorageSettings,
+}
+
+impl Settings {
+    /// Most warm sandboxes.
+    pub(super) fn most_warm(&self) -> usize {
+        let most = self.warm.unwrap_or(self.max_concurrency.saturating_mul(2));
+        let room = self.warm_memory / WARM_SANDBOX_BYTES;
+        most.min(usize::try_from(room).unwrap_or(usize::MAX))
+    }
 }
 
 /// Where jobs are stored, and for how long.

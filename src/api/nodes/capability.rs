@@ -200,6 +200,9 @@ pub struct SandboxCapability {
     /// Jobs of this orchestrator that wait for their images and occupy no slot.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pulling_jobs: u32,
+    /// Sandboxes that wait for jobs; absent where the node keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmCounts>,
     /// Reason why `supported` is false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -210,6 +213,15 @@ pub struct SandboxCapability {
         deserialize_with = "null_as_default"
     )]
     pub warnings: Vec<String>,
+}
+
+/// Sandboxes of a node that are started and wait for jobs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WarmCounts {
+    /// Those that are ready.
+    pub ready: u32,
+    /// Most that the node keeps.
+    pub most: u32,
 }
 
 /// Network.

@@ -1,6 +1,6 @@
 //! Nodes in answers of the User API.
 
-use super::{AckStatus, Gpu, Inference};
+use super::{AckStatus, Gpu, Inference, WarmCounts};
 use crate::api::string_form::named_enum;
 use crate::api::time::Time;
 use schemars::JsonSchema;
@@ -65,6 +65,9 @@ pub struct NodeView {
     /// Numbers of graphics processors that jobs can have; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<GpuCounts>,
+    /// Sandboxes that wait for jobs; absent where the node keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmCounts>,
     /// Longest time limit that the node allows to a job, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_timeout_seconds: Option<u64>,

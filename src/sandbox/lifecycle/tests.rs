@@ -26,6 +26,7 @@ fn alphabet() -> Vec<Event> {
     };
     vec![
         Event::InitReady,
+        Event::Assigned(LIMITS),
         Event::ExecSent,
         Event::ExecRefused(SandboxExit::ImageNotRunnable("no".to_owned())),
         Event::ExecStarted,
@@ -68,7 +69,7 @@ impl Run {
     fn new() -> Self {
         let now = Instant::now();
         Self {
-            life: Lifecycle::new(LIMITS, now),
+            life: Lifecycle::new(now),
             now,
             is_exec_offered: false,
             is_exec_sent: false,
@@ -79,7 +80,7 @@ impl Run {
     /// Takes an event, a deadline at its time.
     fn step(&mut self, event: Event) -> Action {
         if event == Event::DeadlinePassed {
-            self.now = self.now.max(self.life.deadline());
+            self.now = self.life.deadline().unwrap_or(self.now).max(self.now);
         }
         let before = self.life;
         let (life, action) = before.on(event.clone(), self.now);
@@ -98,6 +99,7 @@ impl Run {
         match action {
             Action::SendExec => {
                 assert!(!self.is_exec_offered && before.stop.is_none(), "{context}");
+                assert_eq!(*event, Event::Assigned(LIMITS), "{context}");
                 self.is_exec_offered = true;
             }
             Action::Exit(exit) | Action::EndClient(exit) => {
@@ -108,11 +110,14 @@ impl Run {
             Action::RemoveContainer => assert!(self.exit.is_some(), "{context}"),
             Action::SendTerm => {
                 assert!(before.stop.is_none() && after.is_running, "{context}");
-                assert_eq!(after.deadline, self.now + LIMITS.grace, "{context}");
+                let end = self.now + LIMITS.grace;
+                assert_eq!(after.deadline, Some(end), "{context}");
             }
+            Action::BecomeReady => assert!(after.deadline.is_none(), "{context}"),
             Action::Wait | Action::SendKill | Action::CollectLastWords => {}
         }
-        if *event == Event::ExecSent && before.phase == Phase::Ready {
+        let is_assigned = before.phase == Phase::Ready && before.limits.is_some();
+        if *event == Event::ExecSent && is_assigned {
             self.is_exec_sent = true;
         }
         let is_ending = |life: &Lifecycle| life.phase == Phase::Ending(Step::CommandEnds);
@@ -181,8 +186,10 @@ proptest! {
         for event in events {
             run.step(event);
         }
-        // Time limit, grace, init's kill, podman's kill, removal.
-        for _ in 0..5 {
+        // A sandbox that waits for a command does so until it is stopped.
+        run.step(Event::StopRequested(cancel()));
+        // Grace, init's kill, podman's kill, removal.
+        for _ in 0..4 {
             run.step(Event::DeadlinePassed);
         }
         prop_assert!(run.exit.is_some());
@@ -194,11 +201,14 @@ proptest! {
 #[test]
 fn command_runs_and_is_cleaned_up() {
     let mut run = Run::new();
-    assert_eq!(run.step(Event::InitReady), Action::SendExec);
+    assert_eq!(run.step(Event::InitReady), Action::BecomeReady);
+    assert_eq!(run.life.deadline(), None);
+    assert_eq!(run.step(Event::DeadlinePassed), Action::Wait);
+    assert_eq!(run.step(Event::Assigned(LIMITS)), Action::SendExec);
     run.step(Event::ExecSent);
-    assert_eq!(run.life.deadline(), run.now + START_TIMEOUT);
+    assert_eq!(run.life.deadline(), Some(run.now + START_TIMEOUT));
     run.step(Event::ExecStarted);
-    assert_eq!(run.life.deadline(), run.now + LIMITS.timeout);
+    assert_eq!(run.life.deadline(), Some(run.now + LIMITS.timeout));
     let end = run.step(Event::ExecEnded(ExecEnd::Exited(7)));
     assert_eq!(end, Action::Exit(SandboxExit::Exited(7)));
     assert_eq!(run.step(Event::Removed(true)), Action::Wait);
@@ -208,10 +218,16 @@ fn command_runs_and_is_cleaned_up() {
 /// A run whose command runs.
 fn running() -> Run {
     let mut run = Run::new();
-    for event in [Event::InitReady, Event::ExecSent, Event::ExecStarted] {
+    assign(&mut run);
+    run.step(Event::ExecStarted);
+    run
+}
+
+/// Brings a new sandbox to where its command was handed over.
+fn assign(run: &mut Run) {
+    for event in [Event::InitReady, Event::Assigned(LIMITS), Event::ExecSent] {
         run.step(event);
     }
-    run
 }
 
 #[test]
@@ -266,9 +282,16 @@ fn second_stop_without_grace_kills_at_once() {
 #[test]
 fn command_that_has_not_begun_gets_no_grace() {
     let mut run = Run::new();
-    run.step(Event::InitReady);
-    run.step(Event::ExecSent);
+    assign(&mut run);
     assert_eq!(run.step(Event::StopRequested(cancel())), Action::SendKill);
+}
+
+#[test]
+fn waiting_sandbox_ends_at_a_stop() {
+    let mut run = Run::new();
+    run.step(Event::InitReady);
+    assert_eq!(run.step(Event::StopRequested(cancel())), Action::SendKill);
+    assert_eq!(run.step(Event::Assigned(LIMITS)), Action::Wait);
 }
 
 /// A run whose command has ended.
@@ -283,7 +306,7 @@ fn time_for_removal_starts_with_the_wait() {
     let mut run = ended();
     run.now += REMOVAL_TIMEOUT * 2;
     assert_eq!(run.step(Event::RemovalAwaited), Action::Wait);
-    assert_eq!(run.life.deadline(), run.now + REMOVAL_TIMEOUT);
+    assert_eq!(run.life.deadline(), Some(run.now + REMOVAL_TIMEOUT));
     assert_eq!(run.step(Event::Removed(true)), Action::Wait);
     assert_eq!(run.step(Event::RemovalAwaited), Action::Wait);
     assert_eq!(run.life.phase(), Phase::Cleared);
@@ -319,6 +342,7 @@ fn killed_client_does_not_end_running_command() {
     let mut run = Run::new();
     run.step(Event::InitReady);
     assert_eq!(run.life.on(killed(), run.now).1, Action::CollectLastWords);
+    run.step(Event::Assigned(LIMITS));
     run.step(Event::ExecSent);
     run.step(Event::ExecStarted);
     assert_eq!(run.step(killed()), Action::Wait);
@@ -334,7 +358,7 @@ fn killed_client_does_not_end_running_command() {
 #[test]
 fn early_deadline_changes_nothing() {
     let now = Instant::now();
-    let life = Lifecycle::new(LIMITS, now);
+    let life = Lifecycle::new(now);
     let early = now + START_TIMEOUT / 2;
     assert_eq!(life.on(Event::DeadlinePassed, early), (life, Action::Wait));
 }

@@ -41,6 +41,8 @@ pub(in crate::sandbox) enum Step {
 pub(in crate::sandbox) enum Event {
     /// Init reported that it runs.
     InitReady,
+    /// A command with these limits is to run in the sandbox.
+    Assigned(ExecLimits),
     /// The command was handed to init.
     ExecSent,
     /// Nothing may be run in the sandbox.
@@ -84,6 +86,8 @@ pub(in crate::sandbox) struct LastWords {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::sandbox) enum Action {
     Wait,
+    /// Look at the image a last time, answer with `ExecRefused` where nothing may run in it, and take a command else.
+    BecomeReady,
     /// Hand the command to init, and answer with `ExecSent` or `ExecRefused`.
     SendExec,
     /// Have init send TERM to the command's process group.

@@ -4,10 +4,12 @@
 //! frame           version (1), type (1), length (4, little endian), so many bytes
 //! shim ──▶ owner  1 hello, first on every connection: the highest version that the shim understands (1)
 //!                 2 update: the shim has written something
+//!                 3 ready: the sandbox waits for its guest to be assigned
 //! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes, 4: memory, 5: workspace), and of all but 1 used (8) and
 //!                   reserve or limit (8);
 //!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
 //!                 2 stdin: there is more, or its end
+//!                 3 assign: the guest of a sandbox that waits for one, in the form that the guest reads
 //! ```
 //!
 //! The header never changes, so that frames of a later version can be skipped. A frame of an unknown type is
@@ -25,7 +27,7 @@ use crate::{
     disk_space::Resource,
     sandbox::stop::{Excess, Overuse, StopReason, StopRequest},
 };
-use bytes::{Buf as _, BufMut as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use std::{io, time::Duration};
 
 /// Version of the frames that this release sends.
@@ -44,8 +46,10 @@ const UNFRAMED_EXCESS_BYTES: usize = 17;
 
 const HELLO: u8 = 1;
 const UPDATE: u8 = 2;
+const READY: u8 = 3;
 const STOP: u8 = 1;
 const STDIN: u8 = 2;
+const ASSIGN: u8 = 3;
 
 const CANCELED: u8 = 1;
 const OUT_OF_BYTES: u8 = 2;
@@ -72,6 +76,8 @@ pub(super) enum ShimMessage {
     Hello(Protocol),
     /// The shim has written something.
     Update,
+    /// The sandbox waits for its guest to be assigned.
+    Ready,
 }
 
 impl ShimMessage {
@@ -85,6 +91,11 @@ impl ShimMessage {
         frame(UPDATE, &[])
     }
 
+    /// Bytes of the message that the sandbox waits for its guest.
+    pub(super) fn ready() -> Vec<u8> {
+        frame(READY, &[])
+    }
+
     /// Takes the next message out of what was read; `None` while it isn't whole. Fails on what no shim sends.
     pub(super) fn take(read: &mut BytesMut) -> io::Result<Option<Self>> {
         if read.first() == Some(&UNFRAMED_UPDATE) {
@@ -96,6 +107,7 @@ impl ShimMessage {
             match kind {
                 HELLO => return Ok(Some(Self::Hello(Protocol::Framed))),
                 UPDATE => return Ok(Some(Self::Update)),
+                READY => return Ok(Some(Self::Ready)),
                 _ => {}
             }
         }
@@ -104,12 +116,22 @@ impl ShimMessage {
 }
 
 /// Message of an owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum OwnerMessage {
     /// Request to stop.
     Stop(StopRequest),
     /// There is more stdin.
     Stdin,
+    /// The guest of a sandbox that waits for one.
+    Assign(Bytes),
+}
+
+/// Bytes of an assignment. Only for a shim of this release: no other waits for one. Fails where it is too long.
+pub(super) fn encode_assignment(guest: &[u8]) -> io::Result<Vec<u8>> {
+    if guest.len() > MAX_CONTENT_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(frame(ASSIGN, guest))
 }
 
 /// Bytes of the notification that there is more stdin; empty for a shim that knows none.
@@ -171,6 +193,7 @@ pub(super) fn take_owner_message(read: &mut BytesMut) -> io::Result<Option<Owner
             match take_frame(read)? {
                 Some((STOP, content)) => return Ok(Some(OwnerMessage::Stop(decode_stop(content)))),
                 Some((STDIN, _)) => return Ok(Some(OwnerMessage::Stdin)),
+                Some((ASSIGN, content)) => return Ok(Some(OwnerMessage::Assign(content.freeze()))),
                 Some(_) => continue,
                 None => return Ok(None),
             }

@@ -2,12 +2,13 @@
 
 use super::{
     ARGUMENT, LISTENER_FD, LOG_FILE,
-    frame::{Protocol, ShimMessage, encode_stdin, encode_stop},
+    frame::{Protocol, ShimMessage, encode_assignment, encode_stdin, encode_stop},
     socket_in,
 };
 use crate::{environment, sandbox::StopRequest};
 use bytes::BytesMut;
 use command_fds::{CommandFdExt as _, FdMapping};
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use std::{
     fs, io,
@@ -32,6 +33,8 @@ pub(crate) struct ShimHandle {
     is_stop_sent: bool,
     /// Notification about stdin that waits for the protocol.
     has_stdin: bool,
+    /// Whether the sandbox waits for its assignment, or did.
+    is_ready: bool,
     read: BytesMut,
     unsent: BytesMut,
 }
@@ -84,6 +87,7 @@ impl ShimHandle {
             stop: None,
             is_stop_sent: false,
             has_stdin: false,
+            is_ready: false,
             read: BytesMut::new(),
             unsent: BytesMut::new(),
         })
@@ -100,6 +104,28 @@ impl ShimHandle {
     pub(crate) fn notify_stdin(&mut self) {
         self.has_stdin = true;
         self.queue_stdin();
+    }
+
+    /// Waits until a warm sandbox can run a command at once; false once the connection has ended. Cancel-safe.
+    pub(crate) async fn ready(&mut self) -> bool {
+        while !self.is_ready {
+            if !self.changed().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether a warm sandbox has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.changed().now_or_never() == Some(false)
+    }
+
+    /// Assigns its guest to a warm sandbox. It is sent by [`changed`](Self::changed), too.
+    pub(crate) fn assign(&mut self, guest: &impl Serialize) -> io::Result<()> {
+        let assignment = encode_assignment(&serde_json::to_vec(guest)?)?;
+        self.unsent.extend_from_slice(&assignment);
+        Ok(())
     }
 
     fn queue_stdin(&mut self) {
@@ -147,6 +173,7 @@ impl ShimHandle {
         let mut has_changed = false;
         while let Some(message) = ShimMessage::take(&mut self.read)? {
             has_changed = true;
+            self.is_ready |= message == ShimMessage::Ready;
             if let ShimMessage::Hello(protocol) = message
                 && self.protocol.is_none()
             {

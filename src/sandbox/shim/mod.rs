@@ -15,6 +15,10 @@
 //! its end is the end of the connection, and the owner requests a stop, with the reason. So any release of an owner
 //! understands a shim of any other.
 //!
+//! A sandbox may be started before there is a guest for it. Such a warm one belongs to its owner alone: it ends with
+//! the owner's connection, and no later process finds it again. Its [assignment](Shim::assignment) makes it a sandbox as
+//! any other.
+//!
 //! When a shim is killed, init's socket closes and init ends the sandbox: no command goes on unsupervised. How it
 //! would have ended is unknown then, and its owner says so.
 
@@ -26,7 +30,9 @@ pub(crate) use handle::ShimHandle;
 
 use super::stop::{StopReason, StopRequest, Stops};
 use crate::background;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use server::Server;
 use std::{
     fs::{self, File},
     io::{self, Read as _},
@@ -40,7 +46,7 @@ use std::{
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 /// Argument by which the binary knows that it is a shim.
@@ -50,6 +56,12 @@ const LISTENER_FD: i32 = 3;
 const SOCKET_FILE: &str = "shim.sock";
 const LOG_FILE: &str = "shim.log";
 
+/// Config of a guest, which a shim reads from its stdin.
+pub(crate) trait GuestConfig: DeserializeOwned {
+    /// Whether the sandbox is started for a guest that is assigned later.
+    fn is_warm(&self) -> bool;
+}
+
 /// The shim's process, as its guest sees it.
 pub(crate) struct Shim {
     /// Requests to stop the sandbox.
@@ -58,12 +70,16 @@ pub(crate) struct Shim {
     pub(crate) updates: watch::Sender<()>,
     /// Notifications of the owner that there is more stdin.
     pub(crate) stdin: watch::Sender<()>,
+    /// Whether the sandbox waits for its assignment.
+    pub(crate) ready: watch::Sender<bool>,
+    /// Assignment of a warm sandbox, which is stopped where its owner is gone before. `None` for any other.
+    pub(crate) assignment: Option<oneshot::Receiver<Bytes>>,
 }
 
 /// Runs as a shim and never returns: reads the guest's config from stdin, and runs the guest to its end.
 pub(crate) fn main<C, F>(guest: impl FnOnce(C, Shim) -> F) -> !
 where
-    C: DeserializeOwned,
+    C: GuestConfig,
     F: Future<Output = io::Result<()>>,
 {
     tracing_subscriber::fmt()
@@ -84,13 +100,13 @@ where
 
 fn run<C, F>(guest: impl FnOnce(C, Shim) -> F) -> io::Result<()>
 where
-    C: DeserializeOwned,
+    C: GuestConfig,
     F: Future<Output = io::Result<()>>,
 {
     let mut config = Vec::new();
     io::stdin().read_to_end(&mut config)?;
     // An owner that was killed while it wrote has started nothing.
-    let config = serde_json::from_slice(&config)?;
+    let config: C = serde_json::from_slice(&config)?;
     // Signals of a terminal or a service are not for this process.
     rustix::process::setsid()?;
     let listener = listener()?;
@@ -98,17 +114,26 @@ where
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        let (assign, assignment) = match config.is_warm() {
+            true => Some(oneshot::channel()).unzip(),
+            false => (None, None),
+        };
         let shim = Shim {
             stops: Stops::new(),
             updates: watch::Sender::new(()),
             stdin: watch::Sender::new(()),
+            ready: watch::Sender::new(false),
+            assignment,
         };
         let listener = UnixListener::from_std(listener)?;
-        let updates = shim.updates.subscribe();
-        background::spawn(
-            "shim-server",
-            server::serve(listener, updates, shim.stops.clone(), shim.stdin.clone()),
-        );
+        let server = Server {
+            updates: shim.updates.subscribe(),
+            ready: shim.ready.subscribe(),
+            stops: shim.stops.clone(),
+            stdin: shim.stdin.clone(),
+            assign,
+        };
+        background::spawn("shim-server", server.serve(listener));
         background::spawn("shim-signals", stop_at_shutdown(shim.stops.clone()));
         guest(config, shim).await
     })
@@ -148,6 +173,12 @@ pub(super) fn socket_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)>
     let dir = File::open(dir)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     Ok((dir, path.into()))
+}
+
+/// Moves the socket and the log of a shim into the directory of its guest. Connections stay, and new ones find it there.
+pub(crate) fn move_into(dir: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(dir.join(LOG_FILE), to.join(LOG_FILE))?;
+    fs::rename(dir.join(SOCKET_FILE), to.join(SOCKET_FILE))
 }
 
 /// Text that the shim in this directory has logged; empty where it has logged none.

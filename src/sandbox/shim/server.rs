@@ -1,13 +1,13 @@
 //! The shim's end of its socket. One owner at a time: a new one replaces the one before, which may be dead.
 
 use super::frame::{OwnerMessage, ShimMessage, take_owner_message};
-use crate::sandbox::Stops;
-use bytes::BytesMut;
-use std::io;
+use crate::sandbox::{StopReason, StopRequest, Stops};
+use bytes::{Bytes, BytesMut};
+use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 /// Connection of an owner.
@@ -17,36 +17,71 @@ struct Owner {
     unsent: BytesMut,
 }
 
-/// Serves owners until the guest is gone.
-pub(super) async fn serve(
-    listener: UnixListener,
-    mut updates: watch::Receiver<()>,
-    stops: Stops,
-    stdin: watch::Sender<()>,
-) {
-    let mut owner: Option<Owner> = None;
-    loop {
-        tokio::select! {
-            Ok((stream, _)) = listener.accept() => {
-                owner = Some(Owner::new(stream));
-                // The owner before may have been killed when it had written, and not notified yet.
-                stdin.send_replace(());
+/// Server of a shim's socket, with its channels to and from the guest.
+pub(super) struct Server {
+    pub(super) updates: watch::Receiver<()>,
+    pub(super) ready: watch::Receiver<bool>,
+    pub(super) stops: Stops,
+    pub(super) stdin: watch::Sender<()>,
+    /// Receiver of the assignment, while the sandbox waits for one.
+    pub(super) assign: Option<oneshot::Sender<Bytes>>,
+}
+
+impl Server {
+    /// Serves owners until the guest is gone.
+    pub(super) async fn serve(mut self, listener: UnixListener) {
+        let mut owner: Option<Owner> = None;
+        loop {
+            tokio::select! {
+                Ok((stream, _)) = listener.accept() => {
+                    owner = Some(Owner::new(stream));
+                    // The owner before may have been killed when it had written, and not notified yet.
+                    self.stdin.send_replace(());
+                }
+                changed = self.updates.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(owner) = &mut owner {
+                        owner.queue_update();
+                    }
+                }
+                Ok(()) = self.ready.changed() => {
+                    if let Some(owner) = &mut owner {
+                        owner.queue(&ShimMessage::ready());
+                    }
+                }
+                message = next_message(&mut owner) => match message {
+                    Ok(message) => self.on_message(message),
+                    Err(_) => {
+                        owner = None;
+                        self.on_owner_gone();
+                    }
+                },
             }
-            changed = updates.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                if let Some(owner) = &mut owner {
-                    owner.queue_update();
+        }
+    }
+
+    fn on_message(&mut self, message: OwnerMessage) {
+        match message {
+            OwnerMessage::Stop(request) => self.stops.request(request),
+            OwnerMessage::Stdin => {
+                self.stdin.send_replace(());
+            }
+            OwnerMessage::Assign(guest) => {
+                if let Some(assign) = self.assign.take() {
+                    // Without a receiver the sandbox is ending.
+                    let _ = assign.send(guest);
                 }
             }
-            message = next_message(&mut owner) => match message {
-                Ok(OwnerMessage::Stop(request)) => stops.request(request),
-                Ok(OwnerMessage::Stdin) => {
-                    stdin.send_replace(());
-                }
-                Err(_) => owner = None,
-            },
+        }
+    }
+
+    /// Ends a sandbox that has no guest yet: nobody else knows of it.
+    fn on_owner_gone(&mut self) {
+        if self.assign.is_some() {
+            let stop = StopRequest::within(StopReason::Canceled, Duration::ZERO);
+            self.stops.request(stop);
         }
     }
 }
@@ -71,8 +106,12 @@ impl Owner {
     /// Queues an update. One that waits stands for all that the owner hasn't read.
     fn queue_update(&mut self) {
         if self.unsent.is_empty() {
-            self.unsent.extend_from_slice(&ShimMessage::update());
+            self.queue(&ShimMessage::update());
         }
+    }
+
+    fn queue(&mut self, message: &[u8]) {
+        self.unsent.extend_from_slice(message);
     }
 
     /// Sends what is queued until a message arrives. Fails when the connection has ended.

@@ -19,10 +19,16 @@ async fn socket_ends_agree_on_protocol() {
     let (updates, receiver) = watch::channel(());
     let stops = Stops::new();
     let (stdin, mut notices) = watch::channel(());
-    let server = background::spawn(
-        "test",
-        server::serve(listener, receiver, stops.clone(), stdin),
-    );
+    let (ready, is_ready) = watch::channel(false);
+    let (assign, mut assignment) = oneshot::channel();
+    let server = Server {
+        updates: receiver,
+        ready: is_ready,
+        stops: stops.clone(),
+        stdin,
+        assign: Some(assign),
+    };
+    let server = background::spawn("test", server.serve(listener));
     assert!(handle.changed().await, "hello");
     // That of the connection itself.
     notices.changed().await.unwrap();
@@ -36,6 +42,13 @@ async fn socket_ends_agree_on_protocol() {
     }
     updates.send_replace(());
     assert!(handle.changed().await, "update");
+    ready.send_replace(true);
+    assert!(handle.ready().await);
+    handle.assign(&"guest").unwrap();
+    tokio::select! {
+        assigned = &mut assignment => assert_eq!(assigned.unwrap(), "\"guest\""),
+        _ = handle.changed() => panic!("an update of nothing"),
+    }
 
     let mut next = ShimHandle::connect(dir.path()).await.unwrap().unwrap();
     assert!(next.changed().await, "hello");

@@ -11,7 +11,10 @@
 
 mod archive;
 mod extract;
+mod owner;
 mod tree;
+
+pub(super) use owner::give_to;
 
 use crate::{
     api::{jobs::files::JobFile, size::ByteSize},

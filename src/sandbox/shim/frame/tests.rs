@@ -21,7 +21,7 @@ fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
     match take_owner_message(read)? {
         Some(OwnerMessage::Stop(request)) => Ok(Some(request)),
         None => Ok(None),
-        Some(OwnerMessage::Stdin) => panic!("no stop"),
+        Some(OwnerMessage::Stdin | OwnerMessage::Assign(_)) => panic!("no stop"),
     }
 }
 
