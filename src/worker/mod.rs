@@ -44,6 +44,7 @@ pub(crate) mod job_shim;
 mod job_start;
 mod job_stop;
 mod ledger;
+mod listen;
 mod log_part;
 mod measure;
 mod memory_guard;
@@ -64,6 +65,7 @@ mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
 pub(crate) use init_copy::InitCopy;
+pub use listen::{DEFAULT_LISTEN, reserve};
 pub use sandbox_inference::OrchestratorModels;
 pub use settings::{DEFAULT_RESERVE_MEMORY, DEFAULT_WARM_MEMORY, Settings, StorageSettings};
 
@@ -85,21 +87,9 @@ use gpus::{GpuPool, SharedGpus};
 use home::WorkerHome;
 use ledger::Ledger;
 use parking_lot::Mutex;
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::watch,
-    task::JoinHandle,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use trash::Trash;
-
-/// Default address of the Worker API.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 12090);
 
 /// End of the error about an unknown host name on loopback: the flags that allow another one.
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
@@ -385,22 +375,4 @@ impl Worker {
         }
         background.stop(BACKGROUND_STOP_TIMEOUT).await;
     }
-}
-
-/// Reserves an address without listening yet: the port is known, and calls are refused until
-/// [`TcpSocket::listen`].
-pub fn reserve(address: SocketAddr) -> io::Result<(TcpSocket, SocketAddr)> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address).map_err(|error| {
-        let advice = "choose another address with --worker-listen (port 0 takes a free one)";
-        let text = format!("can't listen on {address}: {error}; {advice}");
-        io::Error::new(error.kind(), text)
-    })?;
-    let bound = socket.local_addr()?;
-    Ok((socket, bound))
 }
