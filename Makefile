@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos test-inference-clients test-inference-real bench test-fuzz fuzz-parsers fuzz-api install release clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos test-inference-clients test-inference-real bench bench-check test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 31
@@ -58,9 +58,13 @@ test-inference-real: setup ## Run the same clients with llama.cpp and a tiny mod
 	$(CARGO) build --locked --example stand-in-ollama
 	python=$$(scripts/clients.sh --real) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_real_model
 
-bench: setup build ## Measure task overhead, files, output throughput, scheduling, logins and inference
+bench: setup build ## Measure the performance and write docs/performance.md; BENCH chooses some (quarter of an hour)
 	@scripts/setup.sh --bench
-	$(CARGO) bench --locked --bench overhead --bench files --bench flood --bench schedule --bench storm --bench inference
+	$(CARGO) bench --locked --bench performance -- $(BENCH)
+
+bench-check: setup build ## Compare the performance with the figures in docs/performance.md
+	@scripts/setup.sh --bench
+	$(CARGO) bench --locked --bench performance -- --check $(BENCH)
 
 test-fuzz: fuzz-parsers fuzz-api ## Fuzz parsers and the User API (a few minutes)
 

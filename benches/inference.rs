@@ -1,37 +1,32 @@
 //! Cost of asking a model through cynode rather than its server directly.
 //!
-//! `make bench`. A model server that computes nothing, a node beside it, and an orchestrator, each a process of its own
+//! A model server that computes nothing, a node beside it, and an orchestrator, each a process of its own
 //! or a thread here, all on loopback. Measures, directly and through the gateway by turns:
 //!
 //! - the time to the first byte of an answer, one request at a time;
 //! - the throughput of [`STREAMS`] streams at a time, at the pace of a fast model ([`EVENT_PAUSE`]), and flat out;
 //! - the memory of the orchestrator and of the node with [`OPEN_STREAMS`] open streams, above that before;
 //! - the time from the end of a client to that of its request at the model server.
-//!
-//! Prints differences and ratios of this one run; asserts nothing.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    missing_docs
-)]
-
+use crate::{
+    figures::Figure,
+    model_server::{EVENT, ModelServer},
+    support::{
+        Times,
+        processes::resident,
+        roles::{PASSWORD, PSK, Process, address, orchestrator, role},
+        wait_for,
+    },
+};
 use serde_json::{Value, json};
 use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Write as _},
+    net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_cynode");
-const PASSWORD: &str = "the password of a bench";
-const PSK: &str = "the pre-shared key of a bench";
 const CHAT: &str = "/v1/chat/completions";
 /// Requests whose first byte is timed, each way.
 const REQUESTS: usize = 2000;
@@ -47,24 +42,36 @@ const FAST_EVENTS: usize = 20_000;
 const OPEN_STREAMS: usize = 500;
 /// Clients that leave.
 const CANCELS: usize = 100;
-/// An event as model servers send it.
-const EVENT: &str = "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1767225600,\
-    \"model\":\"tiny\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" word\"},\"finish_reason\":null}]}\n\n";
-const POLL: Duration = Duration::from_millis(20);
 
-fn main() {
+pub fn bench() -> Vec<Figure> {
     let home = tempfile::tempdir().unwrap();
     let model_server = ModelServer::start();
+    let direct = Target {
+        address: model_server.address,
+        authorization: "none".to_owned(),
+    };
     let system = System::start(home.path(), &model_server);
-    let ways = [
-        ("direct", &model_server.target),
-        ("gateway", &system.target),
-    ];
+    let ways = [&direct, &system.target];
+    let mut figures = first_bytes(ways);
+    for (name, events, pause) in [
+        ("paced", EVENTS, EVENT_PAUSE),
+        ("flat out", FAST_EVENTS, Duration::ZERO),
+    ] {
+        let [direct, gateway] = ways.map(|target| throughput(target, events, pause));
+        let name = format!("{STREAMS} streams, {name}, events through the gateway");
+        figures.push(Figure::higher(name, "× direct", gateway / direct));
+    }
+    figures.extend(memory(&system));
+    figures.extend(cancels(&system, &model_server));
+    figures
+}
 
+/// Times to the first byte of an answer, both ways by turns.
+fn first_bytes(ways: [&Target; 2]) -> Vec<Figure> {
     let answer = json!({"events": 1});
-    let mut first_bytes = ways.map(|(_, target)| (target.connect(), target, Vec::new()));
+    let mut taken = ways.map(|target| (target.connect(), target, Times::default()));
     for n in 0..REQUESTS + 100 {
-        for (connection, target, times) in &mut first_bytes {
+        for (connection, target, times) in &mut taken {
             let began = Instant::now();
             connection.send(target, &answer);
             connection.read_line();
@@ -75,36 +82,13 @@ fn main() {
             }
         }
     }
-    println!("first byte of {REQUESTS} answers, one at a time");
-    println!("{:<10} {:>9} {:>9}", "", "p50", "p99");
-    let [direct, gateway] = first_bytes.map(|(_, _, times)| percentiles(times));
-    let row = |name: &str, [p50, p99]: [f64; 2]| println!("{name:<10} {p50:>6.2} ms {p99:>6.2} ms");
-    row("direct", direct);
-    row("gateway", gateway);
-    row("more", [gateway[0] - direct[0], gateway[1] - direct[1]]);
-
-    println!("\nthroughput of {STREAMS} streams");
-    println!(
-        "{:<10} {:>14} {:>14} {:>7}",
-        "", "direct", "gateway", "ratio"
-    );
-    for (name, events, pause) in [
-        ("paced", EVENTS, EVENT_PAUSE),
-        ("flat out", FAST_EVENTS, Duration::ZERO),
-    ] {
-        let [direct, gateway] = ways.map(|(_, target)| throughput(target, events, pause));
-        let ratio = gateway / direct;
-        println!("{name:<10} {direct:>12.0}/s {gateway:>12.0}/s {ratio:>7.3}");
-    }
-
-    memory(&system);
-    cancels(&system, &model_server);
-}
-
-/// Milliseconds at the 50th and 99th of a hundred.
-fn percentiles(mut times: Vec<Duration>) -> [f64; 2] {
-    times.sort_unstable();
-    [50, 99].map(|percent| times[times.len() * percent / 100].as_secs_f64() * 1000.0)
+    let [direct, gateway] = taken.map(|(_, _, times)| times);
+    let more = |percent| (gateway.percentile(percent) - direct.percentile(percent)) * 1000.0;
+    vec![
+        Figure::plain("first byte, direct, p50", "ms", direct.median() * 1000.0),
+        Figure::plain("first byte, more through the gateway, p50", "ms", more(50)),
+        Figure::plain("first byte, more through the gateway, p99", "ms", more(99)),
+    ]
 }
 
 /// Events a second of all streams together.
@@ -124,10 +108,9 @@ fn throughput(target: &Target, events: usize, pause: Duration) -> f64 {
 }
 
 /// Memory with many open streams.
-fn memory(system: &System) {
+fn memory(system: &System) -> Vec<Figure> {
     let request = json!({"events": 1, "holds": true});
-    let names = ["orchestrator", "node"];
-    let pids = [&system.orchestrator, &system.node].map(|process| process.0.id());
+    let pids = [system.orchestrator.id(), system.node.id()];
     let idle = pids.map(resident);
     let streams: Vec<_> = (0..OPEN_STREAMS)
         .map(|_| {
@@ -137,23 +120,22 @@ fn memory(system: &System) {
             connection
         })
         .collect();
-    println!("\nresident memory with {OPEN_STREAMS} open streams, in MiB");
-    println!("{:<14} {:>7} {:>7} {:>7}", "", "idle", "open", "more");
-    for (n, name) in names.into_iter().enumerate() {
-        let (idle, open) = (idle[n], resident(pids[n]));
-        println!("{name:<14} {idle:>7.1} {open:>7.1} {:>+7.1}", open - idle);
-    }
+    let names = ["orchestrator", "node"].into_iter().enumerate();
+    let figures = names.map(|(n, name)| {
+        let more = resident(pids[n]) - idle[n];
+        let name = format!("{name}, {OPEN_STREAMS} open streams, above idle");
+        Figure::lower(name, "MiB", more).within(2.0)
+    });
+    let figures = figures.collect();
     drop(streams);
+    figures
 }
 
 /// Times from the end of a client to that of its request at the model server.
-fn cancels(system: &System, model_server: &ModelServer) {
+fn cancels(system: &System, model_server: &ModelServer) -> [Figure; 2] {
     // Those of the streams that were held before.
-    while model_server
-        .ends
-        .recv_timeout(Duration::from_secs(1))
-        .is_ok()
-    {}
+    let pause = Duration::from_secs(1);
+    while model_server.ends.recv_timeout(pause).is_ok() {}
     let request = json!({"events": 1, "holds": true});
     let times = (0..CANCELS).map(|_| {
         let mut connection = system.target.connect();
@@ -163,21 +145,11 @@ fn cancels(system: &System, model_server: &ModelServer) {
         drop(connection);
         model_server.ends.recv().unwrap().duration_since(left)
     });
-    let [p50, p99] = percentiles(times.collect());
-    println!("\na client leaves; its request ends at the model server");
-    println!("{:<10} {p50:>6.2} ms {p99:>6.2} ms", "p50, p99");
-}
-
-/// Resident memory of a process, in MiB.
-fn resident(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .unwrap()
-        .trim_matches(|c: char| !c.is_ascii_digit())
-        .parse()
-        .unwrap();
-    kib / 1024.0
+    let times: Times = times.collect();
+    [50, 99].map(|percent| {
+        let name = format!("end of a client to that of its request, p{percent}");
+        Figure::plain(name, "ms", times.percentile(percent) * 1000.0)
+    })
 }
 
 /// Where requests are sent.
@@ -237,131 +209,6 @@ impl Connection {
     }
 }
 
-/// A model server that computes nothing.
-struct ModelServer {
-    target: Target,
-    /// Ends of clients that left a stream that is held.
-    ends: mpsc::Receiver<Instant>,
-}
-
-impl ModelServer {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, ends) = mpsc::channel();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (stream, sender) = (stream.unwrap(), sender.clone());
-                // A client that leaves ends its thread.
-                thread::spawn(move || serve(stream, &sender));
-            }
-        });
-        let authorization = "none".to_owned();
-        Self {
-            target: Target {
-                address,
-                authorization,
-            },
-            ends,
-        }
-    }
-}
-
-/// Answers the requests of a connection.
-fn serve(stream: TcpStream, ends: &mpsc::Sender<Instant>) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream);
-    loop {
-        let (path, body) = read_request(&mut reader)?;
-        let whole = match path.as_str() {
-            "/api/version" => json!({"version": "0.0.0"}),
-            "/api/tags" => json!({"models": [{"name": "tiny", "size": 1}]}),
-            "/api/ps" => json!({"models": [{"name": "tiny"}]}),
-            "/v1/models" => json!({"object": "list", "data": [{"id": "tiny"}]}),
-            _ => {
-                let request: Value = serde_json::from_slice(&body)?;
-                stream_events(&mut reader, &request["bench"], ends)?;
-                continue;
-            }
-        };
-        let whole = whole.to_string();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            whole.len()
-        );
-        reader
-            .get_mut()
-            .write_all(format!("{head}{whole}").as_bytes())?;
-    }
-}
-
-fn stream_events(
-    reader: &mut BufReader<TcpStream>,
-    bench: &Value,
-    ends: &mpsc::Sender<Instant>,
-) -> std::io::Result<()> {
-    let pause = Duration::from_micros(bench["pause_us"].as_u64().unwrap_or(0));
-    let chunk = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
-    let head =
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-    reader.get_mut().write_all(head.as_bytes())?;
-    for _ in 0..bench["events"].as_u64().unwrap_or(1) {
-        reader.get_mut().write_all(chunk.as_bytes())?;
-        thread::sleep(pause);
-    }
-    if bench["holds"] == true {
-        // The client sends nothing any more, so that this returns when it leaves.
-        let _ = reader.read(&mut [0]);
-        let _ = ends.send(Instant::now());
-        return Err(std::io::ErrorKind::ConnectionAborted.into());
-    }
-    reader.get_mut().write_all(b"0\r\n\r\n")
-}
-
-/// Path and body of the next request.
-fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<(String, Vec<u8>)> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-    let (mut length, mut is_chunked) = (0, false);
-    loop {
-        line.clear();
-        reader.read_line(&mut line)?;
-        let lower = line.trim().to_ascii_lowercase();
-        if lower.is_empty() {
-            break;
-        }
-        if let Some(value) = lower.strip_prefix("content-length:") {
-            length = value.trim().parse().map_err(std::io::Error::other)?;
-        }
-        is_chunked |= lower == "transfer-encoding: chunked";
-    }
-    let mut body = Vec::new();
-    while is_chunked {
-        line.clear();
-        reader.read_line(&mut line)?;
-        let size = u64::from_str_radix(line.trim(), 16).map_err(std::io::Error::other)?;
-        reader.take(size).read_to_end(&mut body)?;
-        reader.read_line(&mut line)?;
-        is_chunked = size > 0;
-    }
-    reader.take(length).read_to_end(&mut body)?;
-    Ok((path, body))
-}
-
-/// A process that is ended at the end.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.0.wait();
-    }
-}
-
 /// An orchestrator, and a node that uses the model server.
 struct System {
     target: Target,
@@ -371,44 +218,22 @@ struct System {
 
 impl System {
     fn start(home: &Path, model_server: &ModelServer) -> Self {
-        let image = Command::new("scripts/demo-image.sh")
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("run it from the repository");
-        assert!(image.status.success());
-        let secret = |name: &str, text: &str| {
-            let path = home.join(name);
-            fs::write(&path, text).unwrap();
-            path
-        };
         let concurrency = (2 * OPEN_STREAMS).to_string();
-        let orchestrator = role("serve-orchestrator", &home.join("orchestrator"))
-            .args([
-                "--gateway-listen=127.0.0.1:0",
-                "--control-listen=127.0.0.1:0",
-            ])
-            .args(["--user-rate=0", "--inference-concurrency", &concurrency])
-            .arg("--admin-password-file")
-            .arg(secret("password", PASSWORD))
-            .arg("--psk-file")
-            .arg(secret("psk", PSK))
-            .spawn();
-        let orchestrator = Process(orchestrator.unwrap());
-        let [gateway, control] =
-            ["gateway", "control"].map(|name| address(&home.join("orchestrator"), name));
-        let port = model_server.target.address.port().to_string();
-        let node = role("node", &home.join("node"))
-            .args([
-                "--worker-listen=127.0.0.1:0",
-                "--slug=box",
-                "--inference=on",
-            ])
-            .args(["--inference-port", &port, "--orchestrator"])
-            .arg(format!("http://{control}"))
-            .arg("--psk-file")
-            .arg(home.join("psk"))
-            .spawn();
-        let node = Process(node.unwrap());
+        let data_dir = home.join("orchestrator");
+        let mut command = orchestrator(&data_dir);
+        let orchestrator = Process::spawn(command.args(["--inference-concurrency", &concurrency]));
+        let [gateway, control] = ["gateway", "control"].map(|name| address(&data_dir, name));
+        let node = Process::spawn(
+            role("node", &home.join("node"))
+                .args([
+                    "--worker-listen=127.0.0.1:0",
+                    "--slug=box",
+                    "--inference=on",
+                ])
+                .args(["--inference-port", &model_server.address.port().to_string()])
+                .args(["--orchestrator", &format!("http://{control}")])
+                .env("CYNODE_PSK", PSK),
+        );
         let login = json!({"handle": "admin", "password": PASSWORD});
         let login = call(
             &format!("http://{gateway}/v1/auth/login"),
@@ -423,9 +248,10 @@ impl System {
         );
         let authorization = format!("Bearer {}", key["key"].as_str().unwrap());
         let models = format!("http://{gateway}/v1/models");
-        while call(&models, &authorization, None)["data"][0].is_null() {
-            thread::sleep(POLL);
-        }
+        wait_for("a model", || {
+            let models = call(&models, &authorization, None);
+            (!models["data"][0].is_null()).then_some(())
+        });
         Self {
             target: Target {
                 address: gateway,
@@ -434,28 +260,6 @@ impl System {
             node,
             orchestrator,
         }
-    }
-}
-
-fn role(name: &str, data_dir: &Path) -> Command {
-    let mut command = Command::new(BINARY);
-    command
-        .args([name, "--log-level=warn", "--data-dir"])
-        .arg(data_dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    command
-}
-
-/// Address of a listener, once it is there.
-fn address(data_dir: &Path, name: &str) -> SocketAddr {
-    loop {
-        let addresses = fs::read(data_dir.join("addresses.json")).unwrap_or_default();
-        let addresses: Value = serde_json::from_slice(&addresses).unwrap_or_default();
-        if let Some(address) = addresses[name].as_str() {
-            return address.parse().unwrap();
-        }
-        thread::sleep(POLL);
     }
 }
 

@@ -1,12 +1,11 @@
 //! Cost of assigning a slot that became free, by the length of the queue and the number of nodes.
 //!
-//! `make bench`. A database with [`USERS`] users, nodes without a free slot, and a queue of which a tenth asks
+//! A database with [`USERS`] users, nodes without a free slot, and a queue of which a tenth asks
 //! for a label that no node has. In each round one job ends, and the scheduler decides (`decide`) and claims
 //! (`claim`, a commit). Beside it the cost of a decision without a free slot (`no slot`), and of one with
-//! [`LANES`] sets of labels that no node has (`lanes x`). Prints medians and ratios; asserts nothing.
+//! [`LANES`] sets of labels that no node has (`lanes x`).
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
-
+use crate::figures::Figure;
 use cynode::{
     api::{
         JobId, UserId,
@@ -26,7 +25,7 @@ use std::time::{Duration, Instant};
 
 const USERS: usize = 100;
 const SLOTS: usize = 4;
-const NODES: [usize; 2] = [10, 1000];
+const NODES: [usize; 3] = [10, 100, 1000];
 const QUEUED: [usize; 2] = [1_000, 100_000];
 const ROUNDS: usize = 300;
 /// Concurrent writes, which share commits.
@@ -44,60 +43,52 @@ const LIMITS: QueueLimits = QueueLimits {
     bytes_per_user: u64::MAX,
 };
 
-#[tokio::main]
-async fn main() {
-    println!(
-        "{ROUNDS} rounds of one slot that becomes free; {USERS} users, {SLOTS} slots per node"
-    );
-    println!(
-        "{:>6} {:>8} {:>11} {:>11} {:>11} {:>9} {:>9}",
-        "nodes", "queued", "decide", "claim", "no slot", "queue x", "nodes x"
-    );
-    let mut few_nodes = Vec::new();
+pub fn bench() -> Vec<Figure> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(measure_all())
+}
+
+async fn measure_all() -> Vec<Figure> {
+    let (mut figures, mut few_nodes) = (Vec::new(), Vec::new());
     for nodes in NODES {
         let stage = Stage::set(nodes).await;
         stage.queue(nodes * SLOTS, |_| None).await;
         let (mut scheduler, mut at_nodes, mut queued) = (SchedulerState::default(), Vec::new(), 0);
         stage.give(&mut scheduler, &mut at_nodes).await;
-        let (mut short, mut last) = (None, Duration::ZERO);
-        for (n, length) in QUEUED.into_iter().enumerate() {
+        let mut decisions = Vec::new();
+        for length in QUEUED {
             stage.queue(length - queued, tenth).await;
             queued = length;
             let [decision, claim, full] = stage.measure(&mut scheduler, &mut at_nodes).await;
-            let base = *short.get_or_insert(decision);
-            let fewer = *few_nodes.get(n).unwrap_or(&decision);
-            if nodes == NODES[0] {
-                few_nodes.push(decision);
+            for (what, time) in [("decision", decision), ("claim", claim), ("no slot", full)] {
+                let name = format!("{what}, {nodes} nodes, {length} queued, in ms");
+                figures.push(Figure::plain(name, "ms", time.as_secs_f64() * 1000.0));
             }
-            println!(
-                "{nodes:>6} {length:>8} {:>8.3} ms {:>8.3} ms {:>8.3} ms {:>9.2} {:>9.2}",
-                millis(decision),
-                millis(claim),
-                millis(full),
-                decision.as_secs_f64() / base.as_secs_f64(),
-                decision.as_secs_f64() / fewer.as_secs_f64(),
-            );
-            last = decision;
+            decisions.push(decision.as_secs_f64());
         }
         stage.queue(LANES, |n| Some(format!("nowhere-{n}"))).await;
-        let [decision, ..] = stage.measure(&mut scheduler, &mut at_nodes).await;
-        println!(
-            "{nodes:>6} {:>8} {:>8.3} ms {:>36} {:.2}",
-            queued + LANES,
-            millis(decision),
-            "lanes x",
-            decision.as_secs_f64() / last.as_secs_f64(),
-        );
+        let [lanes, ..] = stage.measure(&mut scheduler, &mut at_nodes).await;
+        let [short, long] = [decisions[0], decisions[1]];
+        let over = |what: &str, by: f64| {
+            Figure::lower(format!("decision, {nodes} nodes, {what}"), "×", by)
+        };
+        figures.push(over("100,000 queued over 1,000", long / short));
+        figures.push(over(
+            "50,000 sets of labels over few",
+            lanes.as_secs_f64() / long,
+        ));
+        let fewest = *few_nodes.first().unwrap_or(&long);
+        if nodes > NODES[0] {
+            figures.push(over("over that at 10 nodes", long / fewest).at_most(1.5));
+        }
+        few_nodes.push(long);
     }
+    figures
 }
 
 /// Label that no node has, for a tenth of all tasks.
 fn tenth(n: usize) -> Option<String> {
     (n % 10 == 9).then(|| "nowhere".to_owned())
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -1,20 +1,23 @@
 //! Cost of a storm of wrong logins for other users.
 //!
-//! `make bench`. Requests a list of tasks repeatedly over a kept connection, first on an idle machine, then
+//! Requests a list of tasks repeatedly over a kept connection, first on an idle machine, then
 //! while [`STORM`] others try wrong passwords at the same time, each from an address of its own (of
-//! 127.0.0.0/8), so that a hash is computed for each; then while [`HALF_OPEN`] connections stand half open. A
-//! storm keeps a core busy, and the cost of a busy core for others is up to the kernel: so one row has a core
-//! that an unrelated loop keeps busy. Prints percentiles and ratios of this one run, on a machine that is
-//! otherwise idle; asserts nothing.
+//! 10.0.0.0/8), so that a hash is computed for each; then while [`HALF_OPEN`] connections stand half open. A
+//! storm keeps a core busy, and the cost of a busy core for others is up to the kernel: so one figure has a core
+//! that an unrelated loop keeps busy.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
-
+use crate::{
+    figures::Figure,
+    support::{
+        Times,
+        api::{Connection, bearer},
+        roles::System,
+    },
+};
 use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
+    io::Write as _,
+    net::TcpStream,
+    process::Command,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -24,59 +27,39 @@ const STORM: usize = 64;
 const HALF_OPEN: usize = 200;
 /// Requests that are timed, each time.
 const REQUESTS: usize = 3000;
-const BINARY: &str = env!("CARGO_BIN_EXE_cynode");
-const PASSWORD: &str = "the password of a bench";
 
-fn main() {
+pub fn bench() -> Vec<Figure> {
     let home = tempfile::tempdir().unwrap();
-    let server = Server::start(home.path());
-    let token = server.log_in();
+    let system = System::orchestrator(home.path());
     for _ in 0..20 {
-        let body = r#"{"script":"true"}"#;
-        let (status, _) =
-            Connection::open(server.gateway).call("POST", "/v1/tasks", &token, "", body);
-        assert_eq!(status, 201);
+        system.api.create(&["true"]);
     }
-    server.measure(&token);
-    let peace = server.measure(&token);
-    let (storm, logins) = server.in_a_storm(&token);
-    let busy = beside_a_busy_core(|| server.measure(&token));
+    measure(&system);
+    let peace = measure(&system);
+    let (storm, logins) = in_a_storm(&system);
+    let busy = beside_a_busy_core(|| measure(&system));
     let half_open: Vec<TcpStream> = (0..HALF_OPEN)
         .map(|_| {
-            let mut stream = TcpStream::connect(server.gateway).unwrap();
+            let mut stream = TcpStream::connect(system.api.gateway).unwrap();
             stream
                 .write_all(b"GET /v1/tasks HTTP/1.1\r\nhost: x\r\nx-a:")
                 .unwrap();
             stream
         })
         .collect();
-    let crowd = server.measure(&token);
+    let crowd = measure(&system);
     drop(half_open);
 
-    println!(
-        "{REQUESTS} times GET /v1/tasks; {STORM} concurrent wrong logins, {logins} of them answered meanwhile; {HALF_OPEN} half-open connections"
-    );
-    println!(
-        "{:<10} {:>10} {:>10} {:>10} {:>9} {:>9}",
-        "", "median", "p99", "worst", "median x", "p99 x"
-    );
-    for (name, times) in [
-        ("peace", &peace),
-        ("busy core", &busy),
-        ("storm", &storm),
-        ("half-open", &crowd),
-    ] {
-        let [median, p99, worst] = figures(times);
-        let [base, base99, _] = figures(&peace);
-        println!(
-            "{name:<10} {:>7.2} ms {:>7.2} ms {:>7.2} ms {:>9.2} {:>9.2}",
-            millis(median),
-            millis(p99),
-            millis(worst),
-            median.as_secs_f64() / base.as_secs_f64(),
-            p99.as_secs_f64() / base99.as_secs_f64(),
-        );
+    let mut figures = vec![
+        Figure::plain("list of tasks, p50 in peace", "ms", peace.median() * 1000.0),
+        Figure::plain("wrong logins answered in the storm", "", logins as f64),
+    ];
+    for (name, times) in [("busy core", busy), ("storm", storm), ("half-open", crowd)] {
+        let over = |percent| times.percentile(percent) / peace.percentile(percent);
+        figures.push(Figure::lower(format!("{name}, p50"), "× peace", over(50)).within(2.0));
+        figures.push(Figure::plain(format!("{name}, p99"), "× peace", over(99)));
     }
+    figures
 }
 
 /// Does something while another process keeps a core busy.
@@ -91,176 +74,47 @@ fn beside_a_busy_core<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+fn measure(system: &System) -> Times {
+    let headers = bearer(&system.api.token);
+    let mut connection = Connection::open(system.api.gateway);
+    let one = |_| {
+        let began = Instant::now();
+        let (status, _) = connection.call("GET", "/v1/tasks", &headers, "");
+        assert_eq!(status, 200);
+        began.elapsed()
+    };
+    (0..REQUESTS).map(one).collect()
 }
 
-/// Median, 99th percentile, maximum.
-fn figures(times: &[Duration]) -> [Duration; 3] {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
-    [at(50), at(99), at(100)]
-}
-
-/// An orchestrator without nodes.
-struct Server {
-    process: Child,
-    gateway: SocketAddr,
-}
-
-impl Server {
-    fn start(home: &Path) -> Self {
-        let data_dir = home.join("orchestrator");
-        let process = Command::new(BINARY)
-            .args([
-                "serve-orchestrator",
-                "--require-inference",
-                "false",
-                "--user-rate",
-                "0",
-            ])
-            .args([
-                "--gateway-listen",
-                "127.0.0.1:0",
-                "--control-listen",
-                "127.0.0.1:0",
-            ])
-            .args(["--trusted-proxy", "127.0.0.1"])
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .env("CYNODE_ADMIN_PASSWORD", PASSWORD)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let gateway = loop {
-            let text = fs::read_to_string(data_dir.join("addresses.json")).unwrap_or_default();
-            let addresses: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            if let Some(gateway) = addresses["gateway"].as_str() {
-                break gateway.parse().unwrap();
-            }
+/// The same while others try wrong passwords; and how many of those were answered.
+fn in_a_storm(system: &System) -> (Times, usize) {
+    let (over, tries) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let times = thread::scope(|scope| {
+        for _ in 0..STORM {
+            scope.spawn(|| {
+                let mut connection = Connection::open(system.api.gateway);
+                while !over.load(Ordering::Relaxed) {
+                    let n = tries.fetch_add(1, Ordering::Relaxed);
+                    let from = format!(
+                        "x-forwarded-for: 10.{}.{}.{}\r\n",
+                        n >> 16 & 255,
+                        n >> 8 & 255,
+                        n & 255
+                    );
+                    let body =
+                        format!(r#"{{"handle":"nobody-{n}","password":"a wrong password"}}"#);
+                    let (status, _) = connection.call("POST", "/v1/auth/login", &from, &body);
+                    assert_eq!(status, 401);
+                }
+            });
+        }
+        // All of them are at it.
+        while tries.load(Ordering::Relaxed) < STORM * 2 {
             thread::sleep(Duration::from_millis(10));
-        };
-        Self { process, gateway }
-    }
-
-    fn log_in(&self) -> String {
-        let body = format!(r#"{{"handle":"admin","password":"{PASSWORD}"}}"#);
-        let (status, body) =
-            Connection::open(self.gateway).call("POST", "/v1/auth/login", "", "", &body);
-        assert_eq!(status, 200, "{body}");
-        let tokens: serde_json::Value = serde_json::from_str(&body).unwrap();
-        tokens["access_token"].as_str().unwrap().to_owned()
-    }
-
-    fn measure(&self, token: &str) -> Vec<Duration> {
-        let mut connection = Connection::open(self.gateway);
-        let one = |_| {
-            let began = Instant::now();
-            let (status, _) = connection.call("GET", "/v1/tasks", token, "", "");
-            assert_eq!(status, 200);
-            began.elapsed()
-        };
-        (0..REQUESTS).map(one).collect()
-    }
-
-    /// The same while others try wrong passwords; and how many of those were answered.
-    fn in_a_storm(&self, token: &str) -> (Vec<Duration>, usize) {
-        let (over, tries) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let times = thread::scope(|scope| {
-            for _ in 0..STORM {
-                scope.spawn(|| {
-                    let mut connection = Connection::open(self.gateway);
-                    while !over.load(Ordering::Relaxed) {
-                        let n = tries.fetch_add(1, Ordering::Relaxed);
-                        let from = format!("10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255);
-                        let body =
-                            format!(r#"{{"handle":"nobody-{n}","password":"a wrong password"}}"#);
-                        let (status, _) =
-                            connection.call("POST", "/v1/auth/login", "", &from, &body);
-                        assert_eq!(status, 401);
-                    }
-                });
-            }
-            // All of them are at it.
-            while tries.load(Ordering::Relaxed) < STORM * 2 {
-                thread::sleep(Duration::from_millis(10));
-            }
-            let times = self.measure(token);
-            over.store(true, Ordering::Relaxed);
-            times
-        });
-        (times, tries.into_inner())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A connection that is kept.
-struct Connection {
-    reader: BufReader<TcpStream>,
-    address: SocketAddr,
-}
-
-impl Connection {
-    fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self {
-            reader: BufReader::new(stream),
-            address,
         }
-    }
-
-    /// Status and body of an answer.
-    fn call(
-        &mut self,
-        method: &str,
-        path: &str,
-        token: &str,
-        from: &str,
-        body: &str,
-    ) -> (u16, String) {
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n",
-            self.address,
-            body.len()
-        );
-        if !token.is_empty() {
-            head += &format!("authorization: Bearer {token}\r\n");
-        }
-        if !from.is_empty() {
-            head += &format!("x-forwarded-for: {from}\r\n");
-        }
-        if !body.is_empty() {
-            head += "content-type: application/json\r\n";
-        }
-        let request = format!("{head}\r\n{body}");
-        self.reader.get_mut().write_all(request.as_bytes()).unwrap();
-        let (mut status, mut length, mut line) = (0, 0, String::new());
-        loop {
-            line.clear();
-            self.reader.read_line(&mut line).unwrap();
-            let line = line.trim_end().to_ascii_lowercase();
-            if line.is_empty() {
-                break;
-            }
-            if let Some(rest) = line.strip_prefix("http/1.1 ") {
-                status = rest[..3].parse().unwrap();
-            }
-            if let Some(rest) = line.strip_prefix("content-length: ") {
-                length = rest.parse().unwrap();
-            }
-        }
-        let mut body = vec![0; length];
-        self.reader.read_exact(&mut body).unwrap();
-        (status, String::from_utf8(body).unwrap())
-    }
+        let times = measure(system);
+        over.store(true, Ordering::Relaxed);
+        times
+    });
+    (times, tries.into_inner())
 }

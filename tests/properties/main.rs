@@ -9,6 +9,7 @@
 
 mod bodies;
 mod events;
+mod figures;
 mod image;
 mod names;
 mod oracles;
