@@ -4,15 +4,15 @@
 //! - It is made once, at the start; only what has a lock or a channel of its own changes.
 //! - No lock in it is held across an await point or a file operation. Looks at the disk go through
 //!   [`probe_disk`](WorkerContext::probe_disk), so that a disk that hangs stops no call that does not need it.
-//! - A job in [`live`](WorkerContext::live) may have files on disk, or a container; a permit of
-//!   [`slots`](WorkerContext::slots) is held until both are cleared away. The [ledger](super::ledger) admits at most
+//! - A job in [`live`](WorkerContext::live) may have files on disk, or a container; one of the
+//!   [`slots`](WorkerContext::slots) is held until its processes are dead. The [ledger](super::ledger) admits at most
 //!   as many jobs as there are slots, so that none waits long for one.
 
 use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
     disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
-    init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, trash::Trash,
-    warm::WarmPool,
+    init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, slots::Slots,
+    trash::Trash, warm::WarmPool,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -49,8 +49,8 @@ pub(super) struct WorkerContext {
     pub(super) trash: Arc<Trash>,
     /// Access of the orchestrator, which may change while jobs run.
     pub(super) access: watch::Receiver<AccessPolicy>,
-    /// Sandboxes at the same time, each counted until it is cleared away.
-    pub(super) slots: Semaphore,
+    /// Sandboxes at the same time.
+    pub(super) slots: Slots,
     pub(super) metrics: Metrics,
     anchors: Arc<PathAnchors>,
     /// Contents that jobs need.
@@ -105,7 +105,7 @@ impl WorkerContext {
             gpus,
             trash: Arc::new(trash),
             access,
-            slots: Semaphore::new(settings.max_concurrency),
+            slots: Slots::new(settings.max_concurrency),
             metrics,
             anchors: Arc::clone(&home.anchors),
             contents: home.contents.clone(),

@@ -7,8 +7,8 @@
 //!          result         adopted ─────────┘             └─ neither ───────────────────────▶ lost
 //! ```
 //!
-//! A job ends exactly once, when there is a result in its spool; its slot is free once container and workspace are
-//! gone. While the job has a shim, it is the shim that writes to the spool ([`job_shim`](super::job_shim)), and the
+//! A job ends exactly once, when there is a result in its spool; its [slot](super::slots) is free then, and podman
+//! removes its container while others start. While the job has a shim, it is the shim that writes to the spool ([`job_shim`](super::job_shim)), and the
 //! worker only reads; before and after, the worker does.
 //! All that is logged here is in the job's span.
 
@@ -22,7 +22,9 @@ use super::{
     ledger::Job,
     prepare::{PrepareError, engine_error, prepare},
     prompt,
+    reconnect::{pauses, reconnect},
     sandbox_inference::serve_models,
+    slots::Slot,
     warm::StartTurn,
 };
 use crate::{
@@ -36,13 +38,11 @@ use crate::{
 };
 use futures_util::FutureExt as _;
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 /// Shims that are started for one attempt, should they be killed before the command begins.
 const MAX_SHIM_STARTS: usize = 3;
-/// Pause before a shim that closed the connection is connected to again.
-const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest and longest pause before the result of a job is written again.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -126,11 +126,10 @@ async fn run_adopted(
     live: &Arc<LiveJob>,
     handle: Option<ShimHandle>,
 ) -> Option<SandboxSpec> {
-    // After a restart with fewer slots there are too many jobs for a while.
-    let _slot = ctx.slots.try_acquire();
+    let mut slot = ctx.slots.adopt();
     let _lease = lease_image(ctx, &live.job).await;
     if let Some(handle) = handle {
-        supervise(ctx, &live.job, handle, &mut Held::default()).await;
+        supervise(ctx, &live.job, handle, (&mut slot, &mut Held::default())).await;
     }
     recover(ctx, live).await
 }
@@ -148,8 +147,8 @@ async fn run_in_sandbox<'a>(
         prepared = prepare(ctx, job, &spec) => prepared,
         _ = cancel_requested(&mut cancel, None) => Err(PrepareError::Canceled),
     };
-    // Slot and image are held until nothing is left of the sandbox.
-    let prepared = match prepared {
+    // The image is held until nothing is left of the sandbox.
+    let mut prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             end_without_shim(ctx, job, error.into()).await;
@@ -159,7 +158,7 @@ async fn run_in_sandbox<'a>(
     match job_start::start(ctx, live, &spec, &prepared).await {
         Ok(Started { handle, turn }) => {
             held.turn = turn;
-            supervise(ctx, job, handle, held).await;
+            supervise(ctx, job, handle, (&mut prepared.slot, held)).await;
             held.turn = None;
         }
         Err(error) => end_without_shim(ctx, job, error.into()).await,
@@ -174,14 +173,14 @@ async fn lease_image(ctx: &WorkerContext, job: &Job) -> Option<ImageLease> {
 }
 
 /// Passes the updates of a shim on, and requests to stop to it, until the shim is gone. Drops what is held once the
-/// command has begun.
+/// command has begun, and frees the slot once the job has ended.
 async fn supervise(
     ctx: &WorkerContext,
     job: &Arc<Job>,
     mut handle: ShimHandle,
-    held: &mut Held<'_>,
+    (slot, held): (&mut Slot<'_>, &mut Held<'_>),
 ) {
-    let mut sent = None;
+    let (mut sent, mut pauses) = (None, pauses());
     let mut stdin = job.subscribe_stdin();
     // Input that came before has perhaps not been notified.
     stdin.mark_changed();
@@ -203,22 +202,14 @@ async fn supervise(
                     *held = Held::default();
                 }
                 if !is_alive {
-                    // A shim is gone only when it can't be connected to any more.
-                    match ShimHandle::connect(job.spool.path()).await {
-                        Ok(Some(again)) => {
-                            sleep(RECONNECT_INTERVAL).await;
-                            (handle, sent) = (again, None);
-                        }
-                        Ok(None) => return,
-                        // Such as without a free descriptor: the shim may live.
-                        Err(error) => {
-                            tracing::warn!(%error, "shim can't be connected to; retrying");
-                            sleep(RECONNECT_INTERVAL).await;
-                        }
+                    match reconnect(job, &mut pauses).await {
+                        Some(again) => (handle, sent) = (again, None),
+                        None => return,
                     }
                 }
                 job.notify();
             }
+            () = slot.leave(), if slot.is_held() && job.has_ended() => {}
             never = &mut models => match never {},
             // The sender lives in `job`.
             Ok(()) = stdin.changed() => handle.notify_stdin(),

@@ -1,6 +1,6 @@
 //! Preparation of a job before its sandbox is started: permission, its image, a slot.
 
-use super::{context::WorkerContext, job_end, ledger::Job};
+use super::{context::WorkerContext, job_end, ledger::Job, slots::Slot};
 use crate::{
     api::{
         image::ImageRef,
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
-    sync::{SemaphorePermit, mpsc::unbounded_channel, watch},
+    sync::{mpsc::unbounded_channel, watch},
     time::timeout,
 };
 
@@ -26,7 +26,7 @@ const SLOT_NOTICE_DELAY: Duration = Duration::from_secs(2);
 pub(super) struct Prepared<'a> {
     pub(super) image: ResolvedImage,
     pub(super) gpus: Vec<PassedGpu>,
-    _slot: SemaphorePermit<'a>,
+    pub(super) slot: Slot<'a>,
     _lease: Option<ImageLease>,
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn prepare<'a>(
     Ok(Prepared {
         image,
         gpus,
-        _slot: slot,
+        slot,
         _lease: lease,
     })
 }
@@ -184,7 +184,7 @@ async fn resolve_image(
 pub(super) async fn acquire_slot<'a>(
     ctx: &'a WorkerContext,
     job: &Arc<Job>,
-) -> Result<SemaphorePermit<'a>, PrepareError> {
+) -> Result<Slot<'a>, PrepareError> {
     let mut slot = pin!(ctx.slots.acquire());
     let slot = match timeout(SLOT_NOTICE_DELAY, &mut slot).await {
         Ok(slot) => slot,
