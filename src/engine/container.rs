@@ -1,4 +1,4 @@
-//! One container: the flags of `podman run`, each with its reason, and the podman process that runs it.
+//! One container: the flags of `podman run`, each with its reason, and the podman process that starts it.
 
 use super::{
     Engine, EngineError,
@@ -7,15 +7,29 @@ use super::{
     limits::Limits,
     process::Process,
 };
-use crate::{background, sandbox_init};
+use crate::{background, backoff::Backoff, sandbox_init};
 use command_fds::{CommandFdExt as _, FdMapping};
-use std::{io, os::fd::OwnedFd, path::Path, process::Stdio, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::{
+    fs,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 /// Argument that has no hook pass devices of NVIDIA.
 const NO_HOOKED_GPUS_ARG: &str = "--env=NVIDIA_VISIBLE_DEVICES=void";
 
-/// Mark of an error in podman's log.
-const LOGGED_ERROR: &str = "level=error";
+/// Length of the id of a container, in hexadecimal digits.
+const ID_DIGITS: usize = 64;
+/// Shortest and longest pause between two looks whether a container is removed.
+const MIN_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+const MAX_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Root file system of a container.
 #[derive(Clone, Copy)]
@@ -47,67 +61,101 @@ pub struct ContainerSpec<'a> {
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
     /// Descriptor 6 of init, where the sandbox may use models.
     pub inference: Option<OwnedFd>,
+    /// Whether podman ends once the container has started. It takes tens of MiB of memory for as long as it runs.
+    pub detached: bool,
 }
 
-/// A running `podman run`, which is ended when dropped.
+/// How a `podman run` has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientEnd {
+    /// The container has started, and goes on without it.
+    Detached,
+    /// Podman could not start the container.
+    Failed,
+    /// A signal has ended podman. The container may run.
+    Killed,
+}
+
+/// A container and its `podman run`, which is ended when dropped.
 pub struct Container {
     podman: Process,
-    /// End of podman's stderr, until it has been awaited.
-    message: Option<tokio::task::JoinHandle<String>>,
-    outcome: Option<Result<(), String>>,
+    /// Podman's directory of containers.
+    directory: PathBuf,
+    /// What podman prints, until it has been awaited: of a detached container the id, and its message.
+    printed: Option<JoinHandle<(String, String)>>,
+    outcome: Option<Result<String, String>>,
 }
 
 impl Container {
-    /// Waits for podman to end, which it does once the container is removed. Fails with podman's message, also where
-    /// that is about the removal. Can be dropped and called again.
+    /// Waits for podman to end, which it does once a detached container has started, and any other is removed. Fails with
+    /// podman's message. Can be dropped and called again.
     pub async fn wait_exit(&mut self) -> Result<(), String> {
-        if self.outcome.is_none() {
-            let outcome = self.wait().await;
-            self.outcome = Some(outcome);
-        }
-        self.outcome.clone().unwrap_or(Ok(()))
+        self.wait_outcome().await.map(drop)
     }
 
-    async fn wait(&mut self) -> Result<(), String> {
+    async fn wait_outcome(&mut self) -> Result<String, String> {
+        if let Some(outcome) = &self.outcome {
+            return outcome.clone();
+        }
+        let outcome = self.wait().await;
+        self.outcome.insert(outcome).clone()
+    }
+
+    async fn wait(&mut self) -> Result<String, String> {
         let status = match self.podman.wait().await {
             Ok(status) => status,
             Err(error) => return Err(error.to_string()),
         };
-        // A child that inherited podman's stderr may keep it open.
-        let message = match self.message.as_mut() {
-            Some(message) => tokio::time::timeout(Duration::from_secs(1), message)
+        // A child that inherited podman's pipes may keep them open.
+        let printed = match self.printed.as_mut() {
+            Some(printed) => timeout(Duration::from_secs(1), printed)
                 .await
                 .ok()
                 .and_then(Result::ok),
             None => None,
         };
-        self.message = None;
-        let message = message.unwrap_or_default();
-        // Podman exits with the container's code where `--rm` fails, too, and only logs it.
-        if status.success() && !message.contains(LOGGED_ERROR) {
-            return Ok(());
+        self.printed = None;
+        let (id, message) = printed.unwrap_or_default();
+        if status.success() {
+            return Ok(id);
         }
         Err(message_or_status(message, status))
     }
 
-    /// Exit code of podman, once it has ended by itself: the one of the container's PID 1, or 128+N where signal N
-    /// killed that.
-    pub fn exit_code(&mut self) -> Option<i32> {
-        self.podman.try_status().and_then(|status| status.code())
-    }
-
-    /// Whether a signal has ended podman. The container may still run then.
-    pub fn was_killed(&mut self) -> bool {
+    /// How the podman of a detached container has ended.
+    pub async fn wait_client(&mut self) -> ClientEnd {
         use std::os::unix::process::ExitStatusExt as _;
+        let outcome = self.wait_outcome().await;
         let status = self.podman.try_status();
-        status.is_some_and(|status| status.signal().is_some())
+        match outcome {
+            Ok(_) => ClientEnd::Detached,
+            Err(_) if status.is_some_and(|status| status.signal().is_some()) => ClientEnd::Killed,
+            Err(_) => ClientEnd::Failed,
+        }
     }
 
-    /// Ends a podman that hangs. Its exit code then says nothing about the container.
+    /// Waits until podman has removed a detached container that has ended, which conmon has it do. False where it
+    /// won't: after [`terminate`](Self::terminate), and where podman failed to start it.
+    pub async fn wait_removed(&mut self) -> bool {
+        let Ok(id) = self.wait_outcome().await else {
+            return false;
+        };
+        if id.len() != ID_DIGITS || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return false;
+        }
+        let directory = self.directory.join(id);
+        let mut pauses = Backoff::new(MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL);
+        // The last that podman removes of a container. Asking podman would take as long as its removal.
+        while fs::try_exists(&directory).await.unwrap_or(true) {
+            sleep(pauses.next_delay()).await;
+        }
+        true
+    }
+
+    /// Ends a podman that hangs, and expects no more of the container.
     pub async fn terminate(&mut self) {
         self.podman.terminate().await;
-        let terminated = || Err("it was terminated".to_owned());
-        self.outcome.get_or_insert_with(terminated);
+        self.outcome = Some(Err("it was terminated".to_owned()));
     }
 }
 
@@ -117,7 +165,11 @@ impl Engine {
         let mut command = self.program.command();
         command
             .args(run_args(self, spec)?)
-            .stdout(Stdio::null())
+            .stdout(if spec.detached {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            })
             .stderr(Stdio::piped());
         let descriptors = spec.descriptors.iter().chain(&spec.inference).zip(3..);
         let mappings = descriptors.map(|(descriptor, child_fd)| {
@@ -129,11 +181,16 @@ impl Engine {
         let mappings = mappings.collect::<io::Result<Vec<_>>>()?;
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         let mut podman = Process::start(&self.program, &mut command)?;
-        let stderr = podman.stderr();
-        let message = background::spawn("read_podman_stderr", read_stderr_tail(stderr));
+        let (stdout, stderr) = (podman.stdout(), podman.stderr());
+        let printed = background::spawn("read_podman", async {
+            // Its stdout is as short as an id, and never fills the pipe.
+            tokio::join!(read_stderr_tail(stdout), read_stderr_tail(stderr))
+        });
+        let directory = format!("{}-containers", self.info.graph_driver);
         Ok(Container {
             podman,
-            message: Some(message),
+            directory: self.info.graph_root.join(directory),
+            printed: Some(printed),
             outcome: None,
         })
     }
@@ -153,8 +210,8 @@ pub(super) fn sandbox_args(
         "--network=none",
         // The command writes into our pipes; podman's copy would be a second one.
         "--log-driver=none",
-        // A rootless podman is two processes, and the second gets TERM when the first is killed. The command must
-        // not get it: only we end it, through init.
+        // A rootless podman is two processes, and the second gets TERM when the first is killed. Init must not get
+        // it: only we end the sandbox, through init.
         "--sig-proxy=false",
         // When memory runs out, the kernel kills a process of a sandbox before one of the host. Where podman has
         // CAP_SYS_RESOURCE, no process in the sandbox can undo this.
@@ -183,6 +240,7 @@ pub(super) fn entrypoint_arg(argument: &str) -> String {
 
 fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, EngineError> {
     let mut list = sandbox_args(engine, spec.name, spec.init)?;
+    list.extend(spec.detached.then(|| "--detach".to_owned()));
     // Init's socket and the pipes for output: no path in the sandbox leads to them.
     let inference = i32::from(spec.inference.is_some());
     list.push(format!(

@@ -62,7 +62,7 @@ mod upper;
 mod usage;
 
 pub use archives::save_image;
-pub use container::{Container, ContainerSpec, Root};
+pub use container::{ClientEnd, Container, ContainerSpec, Root};
 pub use error::EngineError;
 pub use image_files::{CHECK_IMAGE_ARGUMENT, files_fault, not_runnable};
 pub use image_metadata::{IndexStamp, ResolvedImage};

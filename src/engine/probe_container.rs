@@ -88,6 +88,7 @@ async fn try_container(
         device_args: &[],
         descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
         inference: None,
+        detached: false,
     })?;
     let conversation = async {
         let answer = tokio::select! {

@@ -3,7 +3,7 @@
 use super::lifecycle::{Action, ENGINE_KILL_TIMEOUT, Event, Lifecycle, Phase, Step};
 use crate::{
     background,
-    engine::{Container, Engine},
+    engine::{ClientEnd, Container, Engine},
 };
 use std::{future::pending, time::Instant};
 use tokio::time::sleep_until;
@@ -20,14 +20,11 @@ pub(crate) struct ContainerCleanup {
 impl ContainerCleanup {
     /// Takes an event now.
     pub(super) fn step(&mut self, event: Event) -> Action {
-        let was_client_killed = self.life.is_client_killed();
+        let before = self.life.client();
         let (life, action) = self.life.on(event, Instant::now());
         self.life = life;
-        if life.is_client_killed() && !was_client_killed {
-            tracing::warn!(
-                container = self.name,
-                "podman client was killed; sandbox continues"
-            );
+        if before.is_none() && life.client() == Some(ClientEnd::Killed) {
+            tracing::warn!(container = self.name, "podman client was killed");
         }
         action
     }
@@ -56,8 +53,8 @@ impl ContainerCleanup {
     /// something is left of it.
     pub(crate) async fn wait_until_removed(&mut self) -> bool {
         let mut action = self.step(Event::RemovalAwaited);
-        if self.life.phase() == Phase::Ending(Step::ClientRemoves) {
-            let event = self.client_removes().await;
+        if self.life.phase() == Phase::Ending(Step::EngineRemoves) {
+            let event = self.engine_removes().await;
             action = self.step(event);
         }
         while action == Action::RemoveContainer {
@@ -67,15 +64,10 @@ impl ContainerCleanup {
         self.life.phase() == Phase::Cleared
     }
 
-    /// Waits for the podman client, which removes the container, until the deadline.
-    async fn client_removes(&mut self) -> Event {
+    /// Waits until podman has removed the container by itself, until the deadline.
+    async fn engine_removes(&mut self) -> Event {
         tokio::select! {
-            outcome = self.container.wait_exit() => {
-                if let Err(message) = &outcome {
-                    tracing::debug!(container = self.name, message, "the podman client ended with an error");
-                }
-                Event::Removed(outcome.is_ok())
-            }
+            is_removed = self.container.wait_removed() => Event::Removed(is_removed),
             () = reached(self.life.deadline()) => {
                 self.container.terminate().await;
                 Event::DeadlinePassed

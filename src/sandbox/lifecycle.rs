@@ -17,7 +17,7 @@
 //! | `Ending`, the command ends | its grace | init kills all processes |
 //! | `Ending`, init kills | [`INIT_KILL_TIMEOUT`] | podman is asked to kill the container |
 //! | `Ending`, podman kills | [`ENGINE_KILL_TIMEOUT`] | the podman client is ended |
-//! | `Ending`, the client removes | [`REMOVAL_TIMEOUT`], from when it is waited for | the podman client is ended, the container removed by name |
+//! | `Ending`, podman removes | [`REMOVAL_TIMEOUT`], from when it is waited for | the container is removed by its name |
 //!
 //! A command that runs is sent TERM when it is stopped, and has its grace to end; without a grace, and before it runs,
 //! all is killed at once. A later request can only shorten the grace.
@@ -34,6 +34,7 @@ use super::{
     exit::{SandboxExit, classify_exit},
     stop::{StopReason, StopRequest},
 };
+use crate::engine::ClientEnd;
 use std::time::{Duration, Instant};
 
 /// Time for podman and init until the command runs.
@@ -44,9 +45,6 @@ pub(super) const INIT_KILL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const ENGINE_KILL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time for podman to remove the container of a sandbox that has ended.
 pub(super) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Exit code of a podman client whose container's PID 1 was killed.
-const KILLED_EXIT_CODE: i32 = 128 + libc::SIGKILL;
 
 /// State of a sandbox's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +57,8 @@ pub(super) struct Lifecycle {
     has_exec: bool,
     is_running: bool,
     is_signaled: bool,
-    is_client_killed: bool,
+    /// How the podman client has ended.
+    client: Option<ClientEnd>,
     stop: Option<StopReason>,
 }
 
@@ -73,7 +72,7 @@ impl Lifecycle {
             has_exec: false,
             is_running: false,
             is_signaled: false,
-            is_client_killed: false,
+            client: None,
             stop: None,
         }
     }
@@ -109,9 +108,9 @@ impl Lifecycle {
             )
     }
 
-    /// Whether the podman client was killed and the sandbox goes on without it.
-    pub(super) fn is_client_killed(&self) -> bool {
-        self.is_client_killed
+    /// How the podman client has ended; `None` while it runs.
+    pub(super) fn client(&self) -> Option<ClientEnd> {
+        self.client
     }
 
     /// Takes an event at a time; what is impossible in a phase changes nothing.
@@ -136,12 +135,9 @@ impl Lifecycle {
                 let exit = classify_exit(end, self.stop, self.is_signaled);
                 Action::Exit(self.end(exit, now))
             }
-            Event::ReportsClosed if self.is_client_killed => Action::CollectLastWords,
+            Event::ReportsClosed if self.client.is_some() => Action::CollectLastWords,
             Event::ReportsClosed => Action::Wait,
-            Event::ClientExited {
-                by_signal,
-                is_reporting,
-            } => self.client_exited(by_signal && is_reporting),
+            Event::ClientExited { end, is_reporting } => self.client_exited(end, is_reporting),
             Event::ClientGone(words) => {
                 let exit = self.exit_of(words);
                 Action::Exit(self.end(exit, now))
@@ -227,10 +223,15 @@ impl Lifecycle {
         }
     }
 
-    fn client_exited(&mut self, goes_on: bool) -> Action {
+    fn client_exited(&mut self, end: ClientEnd, is_reporting: bool) -> Action {
+        self.client = Some(end);
         // A container outlives its podman client, and so does what init reports.
-        if self.has_exec && goes_on {
-            self.is_client_killed = true;
+        let goes_on = match end {
+            ClientEnd::Detached => true,
+            ClientEnd::Killed => self.has_exec,
+            ClientEnd::Failed => false,
+        };
+        if goes_on && is_reporting {
             Action::Wait
         } else {
             Action::CollectLastWords
@@ -259,14 +260,14 @@ impl Lifecycle {
             (Phase::Ending(Step::InitKills | Step::EngineKills), Some(reason)) => {
                 Action::EndClient(self.end(SandboxExit::Stopped(reason), now))
             }
-            (Phase::Ending(Step::ClientRemoves), _) => self.force_removal(),
+            (Phase::Ending(Step::EngineRemoves), _) => self.force_removal(),
             (Phase::Ending(_) | Phase::Cleared, _) => Action::Wait,
         }
     }
 
     fn removal_awaited(&mut self, now: Instant) -> Action {
         match self.phase {
-            Phase::Ending(Step::ClientRemoves) => {
+            Phase::Ending(Step::EngineRemoves) => {
                 // A result that was slow to write takes nothing of podman's time.
                 self.deadline = Some(now + REMOVAL_TIMEOUT);
                 Action::Wait
@@ -279,11 +280,11 @@ impl Lifecycle {
 
     fn removed(&mut self, is_removed: bool) -> Action {
         match self.phase {
-            Phase::Ending(Step::ClientRemoves | Step::ForcedRemoval) if is_removed => {
+            Phase::Ending(Step::EngineRemoves | Step::ForcedRemoval) if is_removed => {
                 self.phase = Phase::Cleared;
                 Action::Wait
             }
-            Phase::Ending(Step::ClientRemoves) => self.force_removal(),
+            Phase::Ending(Step::EngineRemoves) => self.force_removal(),
             _ => Action::Wait,
         }
     }
@@ -295,7 +296,7 @@ impl Lifecycle {
 
     /// Enters the removal of the container; the exit is passed through.
     fn end(&mut self, exit: SandboxExit, now: Instant) -> SandboxExit {
-        self.phase = Phase::Ending(Step::ClientRemoves);
+        self.phase = Phase::Ending(Step::EngineRemoves);
         self.deadline = Some(now + REMOVAL_TIMEOUT);
         exit
     }
@@ -307,12 +308,12 @@ impl Lifecycle {
             (None, Some(reason)) => SandboxExit::Stopped(reason),
             // Init was killed, and the command with it: by the kernel, for memory that the command took, or on
             // purpose. A command that can bring that about must not be run again for it.
-            (None, None) if self.has_exec && words.client_code == Some(KILLED_EXIT_CODE) => {
+            (None, None) if self.has_exec && self.client == Some(ClientEnd::Detached) => {
                 SandboxExit::Signaled(libc::SIGKILL)
             }
             (None, None) => match words.message {
                 // A client that was killed has refused nothing.
-                Some(message) if !self.has_exec && words.client_code.is_some() => {
+                Some(message) if !self.has_exec && self.client == Some(ClientEnd::Failed) => {
                     SandboxExit::Refused(message)
                 }
                 message => self.unreported(message.unwrap_or_else(|| {

@@ -104,6 +104,7 @@ impl Sandbox {
             device_args: &config.device_args,
             descriptors: [init_end.into(), stdout_end, stderr_end],
             inference: inference.transpose()?,
+            detached: true,
         })?;
         let (from_init, to_init) = control.into_split();
         Ok(Self {
@@ -259,10 +260,9 @@ impl Sandbox {
             // Not before the command is reported to run: events come in that order.
             () = pump(&mut self.stdout, sink), if life.is_running() && self.stdout.is_open() => None,
             () = pump(&mut self.stderr, sink), if life.is_running() && self.stderr.is_open() => None,
-            _ = self.cleanup.container.wait_exit(), if !life.is_client_killed() => {
-                let by_signal = self.cleanup.container.was_killed();
+            end = self.cleanup.container.wait_client(), if life.client().is_none() => {
                 let is_reporting = self.reports.is_open();
-                Some(Event::ClientExited { by_signal, is_reporting })
+                Some(Event::ClientExited { end, is_reporting })
             }
             request = stops.next(self.stop), if life.is_stoppable() => {
                 self.stop = Some(request);
@@ -356,24 +356,11 @@ impl Sandbox {
             Some((ExecId::FIRST, Report::Ended(end))) => Some(end),
             _ => None,
         };
-        let ContainerCleanup {
-            container, life, ..
-        } = &mut self.cleanup;
         if let (Some(_), Some(guest)) = (report, guest) {
             guest.sink.exec_started();
         }
-        // A client that was killed says nothing about the sandbox, which went on without it.
-        if life.is_client_killed() {
-            return Event::ClientGone(LastWords {
-                report,
-                ..LastWords::default()
-            });
-        }
-        Event::ClientGone(LastWords {
-            report,
-            message: container.wait_exit().await.err(),
-            client_code: container.exit_code(),
-        })
+        let message = self.cleanup.container.wait_exit().await.err();
+        Event::ClientGone(LastWords { report, message })
     }
 
     /// Reads what is left in the pipes, and keeps what is to be known of the end. All who could write are dead, though

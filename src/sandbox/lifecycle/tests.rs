@@ -19,11 +19,11 @@ fn force() -> StopRequest {
 
 /// Every kind of event, with one value for each field that the machine only passes on.
 fn alphabet() -> Vec<Event> {
-    let words = |report, client_code| LastWords {
+    let words = |report| LastWords {
         report,
-        client_code,
         message: Some("podman: no".to_owned()),
     };
+    let exited = |end, is_reporting| Event::ClientExited { end, is_reporting };
     vec![
         Event::InitReady,
         Event::Assigned(LIMITS),
@@ -35,17 +35,12 @@ fn alphabet() -> Vec<Event> {
         Event::ExecEnded(ExecEnd::Killed(libc::SIGKILL)),
         Event::InitRefused(SandboxExit::EngineFailed("no".to_owned())),
         Event::ReportsClosed,
-        Event::ClientExited {
-            by_signal: true,
-            is_reporting: true,
-        },
-        Event::ClientExited {
-            by_signal: false,
-            is_reporting: true,
-        },
-        Event::ClientGone(words(None, Some(125))),
-        Event::ClientGone(words(None, Some(KILLED_EXIT_CODE))),
-        Event::ClientGone(words(Some(ExecEnd::Exited(3)), None)),
+        exited(ClientEnd::Detached, true),
+        exited(ClientEnd::Detached, false),
+        exited(ClientEnd::Killed, true),
+        exited(ClientEnd::Failed, true),
+        Event::ClientGone(words(None)),
+        Event::ClientGone(words(Some(ExecEnd::Exited(3)))),
         Event::StopRequested(cancel()),
         Event::StopRequested(force()),
         Event::StopRequested(StopRequest::new(StopReason::Shutdown)),
@@ -147,7 +142,7 @@ fn rank(phase: Phase) -> usize {
         Phase::Ending(Step::CommandEnds) => 3,
         Phase::Ending(Step::InitKills) => 4,
         Phase::Ending(Step::EngineKills) => 5,
-        Phase::Ending(Step::ClientRemoves) => 6,
+        Phase::Ending(Step::EngineRemoves) => 6,
         Phase::Ending(Step::ForcedRemoval) => 7,
         Phase::Cleared => 8,
     }
@@ -336,7 +331,7 @@ fn stop_before_init_sends_no_command() {
 #[test]
 fn killed_client_does_not_end_running_command() {
     let killed = || Event::ClientExited {
-        by_signal: true,
+        end: ClientEnd::Killed,
         is_reporting: true,
     };
     let mut run = Run::new();
@@ -346,13 +341,55 @@ fn killed_client_does_not_end_running_command() {
     run.step(Event::ExecSent);
     run.step(Event::ExecStarted);
     assert_eq!(run.step(killed()), Action::Wait);
-    assert!(run.life.is_client_killed());
+    assert_eq!(run.life.client(), Some(ClientEnd::Killed));
     assert_eq!(run.step(Event::ReportsClosed), Action::CollectLastWords);
     let gone = run.step(Event::ClientGone(LastWords::default()));
     assert!(
         matches!(gone, Action::Exit(SandboxExit::Lost(_))),
         "{gone:?}"
     );
+}
+
+#[test]
+fn sandbox_goes_on_without_its_client() {
+    let detached = |is_reporting| Event::ClientExited {
+        end: ClientEnd::Detached,
+        is_reporting,
+    };
+    for has_exec in [false, true] {
+        let mut run = Run::new();
+        assert_eq!(run.step(detached(true)), Action::Wait);
+        if has_exec {
+            assign(&mut run);
+        }
+        assert_eq!(run.step(Event::ReportsClosed), Action::CollectLastWords);
+        let gone = run.step(Event::ClientGone(LastWords::default()));
+        let killed = Action::Exit(SandboxExit::Signaled(libc::SIGKILL));
+        let is_expected = match &gone {
+            Action::Exit(SandboxExit::EngineFailed(_)) => !has_exec,
+            _ => has_exec && gone == killed,
+        };
+        assert!(is_expected, "{gone:?}");
+    }
+    let mut run = Run::new();
+    assert_eq!(run.step(detached(false)), Action::CollectLastWords);
+}
+
+#[test]
+fn refusal_is_told_from_killed_client() {
+    for (end, is_refusal) in [(ClientEnd::Failed, true), (ClientEnd::Killed, false)] {
+        let mut run = Run::new();
+        run.step(Event::ClientExited {
+            end,
+            is_reporting: true,
+        });
+        let gone = run.step(Event::ClientGone(LastWords {
+            report: None,
+            message: Some("podman: no".to_owned()),
+        }));
+        let refused = Action::Exit(SandboxExit::Refused("podman: no".to_owned()));
+        assert_eq!(gone == refused, is_refusal, "{gone:?}");
+    }
 }
 
 #[test]

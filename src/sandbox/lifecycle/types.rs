@@ -1,6 +1,7 @@
 //! Phases, events and actions of the life of a sandbox.
 
 use crate::{
+    engine::ClientEnd,
     sandbox::{exit::SandboxExit, stop::StopRequest},
     sandbox_init::wire::ExecEnd,
 };
@@ -30,8 +31,8 @@ pub(in crate::sandbox) enum Step {
     InitKills,
     /// Podman kills the container.
     EngineKills,
-    /// The exit is known; the podman client removes the container, as `--rm` says.
-    ClientRemoves,
+    /// The exit is known; conmon has podman remove the container, as `--rm` says.
+    EngineRemoves,
     /// The container is removed by its name.
     ForcedRemoval,
 }
@@ -57,8 +58,8 @@ pub(in crate::sandbox) enum Event {
     InitRefused(SandboxExit),
     /// Init's socket was closed.
     ReportsClosed,
-    /// The podman client has ended, by a signal or by itself; `is_reporting` while init's socket is open.
-    ClientExited { by_signal: bool, is_reporting: bool },
+    /// The podman client has ended; `is_reporting` while init's socket is open.
+    ClientExited { end: ClientEnd, is_reporting: bool },
     /// No client and no init is left that could report.
     ClientGone(LastWords),
     /// The end of the sandbox was requested, or a shorter grace.
@@ -71,13 +72,11 @@ pub(in crate::sandbox) enum Event {
     Removed(bool),
 }
 
-/// Evidence of how a sandbox ended whose podman client is gone.
+/// Evidence of how a sandbox ended that has neither a podman client nor an init.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(in crate::sandbox) struct LastWords {
     /// Last report of init, read after its end.
     pub(in crate::sandbox) report: Option<ExecEnd>,
-    /// Exit code of the podman client, where it ended by itself.
-    pub(in crate::sandbox) client_code: Option<i32>,
     /// Error message of the podman client.
     pub(in crate::sandbox) message: Option<String>,
 }
