@@ -18,6 +18,14 @@ pub(crate) fn binary() -> PathBuf {
     copy.unwrap_or_else(|| env!("CARGO_BIN_EXE_cynode").into())
 }
 
+/// Variable that has nodes keep warm sandboxes in tests that don't say.
+const WARM_VARIABLE: &str = "CYNODE_TEST_WARM";
+
+/// Whether nodes keep warm sandboxes in tests that don't say.
+pub(crate) fn is_warm() -> bool {
+    env::var_os(WARM_VARIABLE).is_some()
+}
+
 /// A command of the binary under test, without anything of ours in its environment; its
 /// configuration and state live under `home`.
 pub(crate) fn cynode(home: &Path) -> Command {
@@ -34,6 +42,7 @@ pub(crate) fn cynode(home: &Path) -> Command {
     command
         .env("XDG_CONFIG_HOME", home.join("config"))
         .env("XDG_STATE_HOME", home.join("state"))
+        .env("CYNODE_WARM", if is_warm() { "4" } else { "0" })
         .current_dir(home)
         .stdin(Stdio::null());
     command

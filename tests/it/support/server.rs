@@ -68,7 +68,21 @@ impl Server {
         // Not there where the operator put them elsewhere.
         let entries = fs::read_dir(self.data_dir.join("worker/jobs"));
         let entries = entries.into_iter().flatten();
-        entries.map(|entry| entry.unwrap().path()).collect()
+        let mut entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        entries.retain(|path| !is_warm_dir(path));
+        entries
+    }
+
+    /// The names of the containers of its warm sandboxes, ready or not.
+    pub(crate) fn warm(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.data_dir.join("worker/jobs"));
+        let entries = entries.into_iter().flatten();
+        let warm = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| is_warm_dir(path));
+        let name = |path: PathBuf| fs::read_to_string(path.join("container")).ok();
+        let name = |path| Some(name(path)?.trim_matches('"').to_owned());
+        warm.filter_map(name).collect()
     }
 
     /// Those of them in which there is a workspace.
@@ -109,19 +123,32 @@ impl Server {
         }
     }
 
-    /// Waits until no container, no workspace, no upper directory and no shim is left.
+    /// Waits until no container, no workspace, no upper directory and no shim is left, but of warm sandboxes.
     pub(crate) fn assert_clean(&self) {
-        eventually("no shim is left", || self.shims().is_empty().then_some(()));
+        eventually("no shim is left", || {
+            (self.shims().len() <= self.warm().len()).then_some(())
+        });
         eventually("no workspace is left", || {
             self.workspaces().is_empty().then_some(())
         });
         eventually("no container is left", || {
-            self.containers().is_empty().then_some(())
+            (self.containers().len() <= self.warm().len()).then_some(())
         });
         eventually("no upper directory is left", || {
-            self.uppers().is_empty().then_some(())
+            let warm = self.warm();
+            let is_left = |upper: &PathBuf| {
+                let upper = upper.to_str().unwrap();
+                !warm.iter().any(|name| upper.ends_with(name))
+            };
+            (!self.uppers().iter().any(is_left)).then_some(())
         });
     }
+}
+
+/// Whether this is the directory of a warm sandbox.
+fn is_warm_dir(path: &Path) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.starts_with("warm-")
 }
 
 /// Where podman keeps images and containers.
