@@ -2,7 +2,8 @@
 //! one go elsewhere.
 //!
 //! A listing takes podman some 50 ms, so it is repeated only when the image index has changed; and much longer while
-//! podman is busy, so a report waits for it only a moment, and has the list before otherwise.
+//! podman is busy, so a report waits for it only a moment, and has the list before otherwise. Podman computes the size
+//! of each image that it lists, so it lists no others.
 
 use super::{Images, image_metadata::IndexStamp};
 use crate::background;
@@ -69,8 +70,12 @@ impl Images {
     }
 
     async fn list_local(&self, stamp: IndexStamp) {
-        let format = "--format={{.Repository}}:{{.Tag}}";
-        let listed = self.engine.call(&["images", format], LIST_TIMEOUT).await;
+        let (format, filter) = (
+            "--format={{.Repository}}:{{.Tag}}",
+            "--filter=reference=localhost/*",
+        );
+        let call = ["images", format, filter];
+        let listed = self.engine.call(&call, LIST_TIMEOUT).await;
         let listed = listed.inspect_err(|error| {
             tracing::debug!(%error, "images can't be listed");
         });

@@ -55,7 +55,7 @@ pub async fn find_runtime_config(
 ) -> Result<Engine, EngineError> {
     let began = Instant::now();
     let (mut tried, mut hung, mut not_isolated) = (Vec::new(), Vec::new(), None);
-    for config in candidate_configs(request.runtime) {
+    for config in candidate_configs(request.runtime, can_raise_limits()) {
         if hung.contains(&config.runtime) {
             // Other resource limits make no difference.
             continue;
@@ -101,22 +101,37 @@ fn attempt_line(config: &RuntimeConfig, error: &EngineError) -> String {
     format!("  runtime {runtime}, ulimits {ulimits}: {error}")
 }
 
-/// Settings to try, podman's own first; a runtime that the operator chose is the only one.
-fn candidate_configs(runtime: Option<String>) -> Vec<RuntimeConfig> {
+/// Settings to try, those first that are likely to work; a runtime that the operator chose is the only one.
+///
+/// Podman's own limits exceed those of this process, mostly. Root without `CAP_SYS_RESOURCE` can't set such limits, so
+/// that its own are tried first: each container that fails delays the start of a node.
+fn candidate_configs(runtime: Option<String>, can_raise_limits: bool) -> Vec<RuntimeConfig> {
     let runtimes = match runtime {
         Some(runtime) => vec![Some(runtime)],
         None => vec![None, Some("crun".to_owned()), Some("runc".to_owned())],
     };
-    let inherited = own_ulimits();
-    runtimes
-        .into_iter()
-        .flat_map(|runtime| {
-            [Vec::new(), inherited.clone()].map(|ulimits| RuntimeConfig {
-                runtime: runtime.clone(),
-                ulimits,
-            })
+    let mut ulimits = [Vec::new(), own_ulimits()];
+    if !can_raise_limits {
+        ulimits.reverse();
+    }
+    let of_runtime = |runtime: Option<String>| {
+        ulimits.clone().map(|ulimits| RuntimeConfig {
+            runtime: runtime.clone(),
+            ulimits,
         })
-        .collect()
+    };
+    runtimes.into_iter().flat_map(of_runtime).collect()
+}
+
+/// Whether podman can give a container higher limits than this process has. Rootless podman doesn't try.
+fn can_raise_limits() -> bool {
+    /// Number of the capability in capabilities(7).
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    !rustix::process::geteuid().is_root()
+        || effective.is_none_or(|mask| mask >> CAP_SYS_RESOURCE & 1 == 1)
 }
 
 /// Hard limits of this process, which podman can always give to a container. By default it asks for more, which
@@ -148,5 +163,40 @@ pub(super) async fn health_check(
         // The image doesn't exist; a podman that works says so.
         Ok(_) | Err(EngineError::Failed { .. }) => run_probe(engine, probe_env, None).await,
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likely_settings_are_tried_first() {
+        let has_ulimits = |can_raise| {
+            let configs = candidate_configs(Some("runc".to_owned()), can_raise);
+            configs
+                .iter()
+                .map(|config| !config.ulimits.is_empty())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(has_ulimits(true), [false, true]);
+        assert_eq!(has_ulimits(false), [true, false]);
+    }
+
+    #[test]
+    fn podmans_runtime_is_tried_before_others() {
+        let runtimes = candidate_configs(None, false)
+            .into_iter()
+            .map(|config| config.runtime);
+        let named = |name: &str| Some(name.to_owned());
+        let expected = [
+            None,
+            None,
+            named("crun"),
+            named("crun"),
+            named("runc"),
+            named("runc"),
+        ];
+        assert_eq!(runtimes.collect::<Vec<_>>(), expected);
     }
 }
