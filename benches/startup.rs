@@ -31,7 +31,7 @@ pub fn bench() -> Vec<Figure> {
     multiply_finished_task(&data_dir.join("cynode.db"));
     let full: Times = (0..ROUNDS).map(|_| start(&data_dir)).collect();
     let (first, again) = dev();
-    let megabytes = fs::metadata(BINARY).unwrap().len() as f64 / 1e6;
+    let megabytes = fs::metadata(&*BINARY).unwrap().len() as f64 / 1e6;
     vec![
         Figure::plain("orchestrator, empty database", "s", empty.median()),
         Figure::lower("orchestrator, 1,000,000 finished tasks", "s", full.median()).at_most(1.0),
@@ -135,7 +135,7 @@ fn first_result(home: &Path) -> Duration {
     let _process = Process(child);
     let is_up = |line: std::io::Result<String>| line.unwrap().contains("In another terminal");
     assert!(lines.any(is_up), "it did not start");
-    let mut client = Command::new(BINARY);
+    let mut client = Command::new(&*BINARY);
     run(client
         .env("XDG_CONFIG_HOME", home)
         .args(["run", "--", "true"]));

@@ -7,12 +7,16 @@ pub mod roles;
 
 use std::{
     process::{Command, Stdio},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
-/// The binary that is measured.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_cynode");
+/// The binary that is measured: that of `make build`, unless `CYNODE_BENCH_BINARY` names another one.
+pub static BINARY: LazyLock<String> = LazyLock::new(|| {
+    let built = env!("CARGO_BIN_EXE_cynode").to_owned();
+    std::env::var("CYNODE_BENCH_BINARY").unwrap_or(built)
+});
 
 /// Interval at which a bench looks for a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);

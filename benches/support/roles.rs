@@ -8,12 +8,17 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
+    thread,
+    time::Duration,
 };
 
 pub const PASSWORD: &str = "the password of a bench";
 pub const PSK: &str = "the pre-shared key of a bench, 32 characters";
 /// Slug of the node of a [`System`].
 pub const SLUG: &str = "bench";
+
+/// Time in which a change of a node is reported.
+const REPORT_DELAY: Duration = Duration::from_millis(50);
 
 /// A process that is asked to end, at the end.
 pub struct Process(pub Child);
@@ -39,12 +44,13 @@ impl Drop for Process {
 /// Whether this binary keeps sandboxes warm.
 pub fn has_warm() -> bool {
     static HAS_WARM: OnceLock<bool> = OnceLock::new();
-    *HAS_WARM.get_or_init(|| run(Command::new(BINARY).args(["node", "--help"])).contains("--warm "))
+    *HAS_WARM
+        .get_or_init(|| run(Command::new(&*BINARY).args(["node", "--help"])).contains("--warm "))
 }
 
 /// A role with its log at `warn`, and nothing on its stdin and stdout.
 pub fn role(name: &str, data_dir: &Path) -> Command {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(&*BINARY);
     command
         .args([name, "--log-level=warn", "--data-dir"])
         .arg(data_dir)
@@ -135,14 +141,16 @@ impl System {
             (list["nodes"][0]["status"] == "ready").then_some(())
         });
         if warm > 0 && has_warm() {
-            // Which sandboxes are wanted is learned from tasks.
-            self.api.run_true();
+            // How many are kept follows from demand: a burst of so many.
+            self.api.run_many(warm);
             self.wait_warm(warm);
         }
     }
 
     /// Waits until the node has so many warm sandboxes.
     pub fn wait_warm(&self, count: usize) {
+        // One that was taken just now may still be reported as ready.
+        thread::sleep(REPORT_DELAY);
         wait_for("warm sandboxes", || {
             let ready = self.api.node(SLUG)["warm"]["ready"].as_u64()?;
             (ready >= count as u64).then_some(())
@@ -159,7 +167,7 @@ impl System {
 
     /// The command line client, logged in.
     pub fn client(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&*BINARY);
         command
             .env("XDG_CONFIG_HOME", &self.home)
             .env("XDG_CACHE_HOME", self.home.join("cache"))
