@@ -76,7 +76,7 @@ use crate::{
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
-        Engine, EngineError, Program,
+        Engine, EngineError, Images, Program,
         gpus::{GpuCandidate, PassedGpu, probe_gpus},
         limits::LimitSupport,
         probe,
@@ -111,6 +111,8 @@ pub struct PreparedWorker {
     home: WorkerHome,
     settings: Settings,
     recovered: recovery::Recovered,
+    images: Arc<Images>,
+    background: BackgroundTasks,
 }
 
 /// A worker that serves its API; cheap to clone.
@@ -139,9 +141,13 @@ impl PreparedWorker {
             background::warn_about_strays(&engine).await;
             Ok::<_, EngineError>(recovered)
         };
-        let (recovered, limits) = tokio::join!(
+        let background = BackgroundTasks::default();
+        let images = background::open_images(&background, &engine, &home.path, &settings);
+        let (recovered, limits, _) = tokio::join!(
             jobs,
-            features::find_limits(&engine, home.init.path(), &home.path)
+            features::find_limits(&engine, home.init.path(), &home.path),
+            // The first report has them.
+            images.local_names()
         );
         let recovered = recovered?;
         Ok(Self {
@@ -151,6 +157,8 @@ impl PreparedWorker {
             home,
             settings,
             recovered,
+            images,
+            background,
         })
     }
 
@@ -191,11 +199,11 @@ impl PreparedWorker {
             home,
             settings,
             recovered,
+            images,
+            background,
         } = self;
         let gpus = SharedGpus::new(GpuPool::new(gpus).into());
-        let background = BackgroundTasks::default();
         let (access, access_policy) = watch::channel(AccessPolicy::new(access, &settings));
-        let images = background::open_images(&background, &engine, &home.path, &settings);
         let (trash, queue) = Trash::new(engine.clone(), home.init.path().to_owned());
         for path in recovered
             .unremovable
