@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The binary that is measured: that of `make build`, unless `CYNODE_BENCH_BINARY` names another one.
+/// The binary that is measured: that of `make build`, unless `BENCH_BINARY` names another one.
 pub static BINARY: LazyLock<String> = LazyLock::new(|| {
     let built = env!("CARGO_BIN_EXE_cynode").to_owned();
-    std::env::var("CYNODE_BENCH_BINARY").unwrap_or(built)
+    std::env::var("BENCH_BINARY").unwrap_or(built)
 });
 
 /// Interval at which a bench looks for a condition.
