@@ -144,11 +144,14 @@ fn job_with_hanging_podman_can_be_canceled() {
 }
 
 #[test]
-fn hanging_podman_delays_no_result_and_is_reported() {
+fn hanging_removal_delays_only_jobs_beyond_bound() {
     let moody = Moody::new();
-    let worker = moody.worker(&["--max-concurrency", "1"]);
+    let worker = moody.worker(&["--max-concurrency", "1", "--warm", "0"]);
     moody.get("run", AFTERWARDS);
-    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    for _ in 0..2 {
+        assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+    }
+    // Of one slot, one sandbox may wait for its removal.
     let next = Worker::script("echo next");
     let mut events = worker.follow(&next, 0);
     let event = events.next().unwrap();
@@ -159,6 +162,9 @@ fn hanging_podman_delays_no_result_and_is_reported() {
     );
     moody.is_over("run");
     assert_eq!(last(events)["stdout"], "next\n");
+    eventually("the containers are removed", || {
+        worker.containers().is_empty().then_some(())
+    });
 }
 
 #[test]
