@@ -4,6 +4,7 @@ use crate::support::{
     Call, IMAGE, Node, Orchestrator, StandIn,
     cluster::wait_ready,
     eventually, lasting_port,
+    link::Link,
     stage::{Stage, well},
     stand_in::capability,
 };
@@ -267,4 +268,28 @@ fn job_waits_for_node_without_disk_space() {
     let reason = node["reason"].as_str().unwrap();
     assert!(reason.contains("--min-free-disk"), "{reason}");
     user.act(&format!("{path}/cancel")).json(200);
+}
+
+#[test]
+fn node_connections_are_reused() {
+    let (home, port) = (tempfile::tempdir().unwrap(), lasting_port());
+    let link = Link::to(&format!("http://127.0.0.1:{port}"), usize::MAX);
+    let worker_url = format!("--worker-url=box={}", link.url);
+    let orchestrator = Orchestrator::start(home.path(), &[&worker_url]);
+    let listen = format!("--worker-listen=127.0.0.1:{port}");
+    let _node = Node::start(home.path(), "box", &orchestrator.control_url, &[&listen]);
+    wait_ready(&orchestrator);
+    let user = orchestrator.login();
+    let jobs = 8;
+    for _ in 0..jobs {
+        let task = json!({"command": ["true"], "image": IMAGE});
+        let task = user.post("/v1/tasks", &task).json(201);
+        let path = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+        eventually("the task ends", || {
+            let status = user.get(&path).json(200)["status"].clone();
+            (status == "completed").then_some(())
+        });
+    }
+    let connections = link.connections();
+    assert!(connections < jobs, "{connections} connections");
 }

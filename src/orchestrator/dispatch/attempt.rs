@@ -237,6 +237,7 @@ impl AttemptFollower<'_> {
             self.made_progress |= event.seq().is_some();
             self.last_seq = event.seq().unwrap_or(0).max(self.last_seq);
             if let JobEvent::Result(last) = event {
+                events.finish();
                 return validate_result(self.job, *last);
             }
         }

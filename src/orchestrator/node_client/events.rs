@@ -3,15 +3,20 @@
 use super::{NodeCallError, SILENCE_TIMEOUT};
 use crate::{
     api::{events::JobEvent, job_document::JobDocument},
+    background,
     http::{
         client::{Call, CallError},
         client_response::{ClientResponse, JsonLines},
     },
 };
 use futures_util::future::BoxFuture;
+use std::time::Duration;
 
 /// Media types of an answer about a job, events rather than a document.
 const ACCEPTED_TYPES: &str = "application/x-ndjson, application/json;q=0.5";
+
+/// Wait for the end of a stream after its last event.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answer about a job that has not come yet.
 pub(in crate::orchestrator) type PendingResponse<'a> =
@@ -45,6 +50,14 @@ impl NodeEvents {
             Ok(event) => Ok(event?),
             Err(_) => Err(CallError::timed_out(&self.url, SILENCE_TIMEOUT).into()),
         }
+    }
+
+    /// Reads the end of the stream in the background, so that its connection is used for the next call: one that is
+    /// dropped before its end is closed.
+    pub(in crate::orchestrator) fn finish(mut self) {
+        background::spawn("finish_events", async move {
+            let _ = tokio::time::timeout(FINISH_TIMEOUT, self.next()).await;
+        });
     }
 
     /// First event that says more than that the node is alive; it stays the next one.

@@ -3,7 +3,11 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -11,6 +15,7 @@ use std::{
 pub(crate) struct Link {
     pub(crate) url: String,
     ranges: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicUsize>,
     /// Goes on with what is held; dropped, it cuts the connection.
     pub(crate) go_on: mpsc::Sender<()>,
 }
@@ -22,10 +27,13 @@ impl Link {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let gateway = gateway.strip_prefix("http://").unwrap().to_owned();
         let ranges = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let opened = Arc::clone(&connections);
         let (go_on, held) = mpsc::channel();
         let (held, seen) = (Arc::new(Mutex::new(held)), Arc::clone(&ranges));
         thread::spawn(move || {
             for from in listener.incoming() {
+                opened.fetch_add(1, Ordering::SeqCst);
                 let (from, to) = (from.unwrap(), TcpStream::connect(&gateway).unwrap());
                 let back = (to.try_clone().unwrap(), from.try_clone().unwrap());
                 thread::spawn(move || pass(back.0, back.1, |_, _| true));
@@ -43,7 +51,17 @@ impl Link {
                 });
             }
         });
-        Self { url, ranges, go_on }
+        Self {
+            url,
+            ranges,
+            connections,
+            go_on,
+        }
+    }
+
+    /// Number of connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// First bytes of the parts that were sent.
