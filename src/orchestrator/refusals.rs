@@ -27,7 +27,7 @@ pub(super) fn has_candidate(
     now: Time,
 ) -> bool {
     nodes.retain(|node| is_expected_back(node, state.nodes.liveness.last_contact(node).at, now));
-    scheduler::any_node_fits(nodes, state.nodes.slots, placement)
+    scheduler::any_node_fits(&nodes, state.nodes.slots, placement)
 }
 
 /// Whether a node runs sandboxes, or may run them again soon.

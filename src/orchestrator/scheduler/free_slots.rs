@@ -31,12 +31,12 @@ pub(super) struct Candidate {
 
 impl Candidate {
     /// Candidate with the slots of a node that may be used.
-    pub(super) fn new(node: Node, slots: SlotLimits) -> Self {
+    pub(super) fn new(node: &Node, slots: SlotLimits) -> Self {
         Self {
             id: node.id,
             running: node.running_jobs,
             slots: slots.usable(node.capability.max_concurrency()),
-            report: node.capability,
+            report: Arc::clone(&node.capability),
             gpus: None,
             is_held: false,
         }

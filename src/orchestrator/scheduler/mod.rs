@@ -14,8 +14,8 @@
 //!
 //! [`decision`] is pure; [`decide`] reads its data; [`run`] is the loop that carries decisions out. Nothing polls:
 //! the loop sleeps until something could have changed (a task was created, a slot became free, a node called)
-//! or until the next backoff ends. Any number of wake-ups during a pass cause one more pass, and after a
-//! decision the loop rests for as long as the decision took, so that a storm takes half a core at most.
+//! or until the next backoff ends. Any number of wake-ups during a pass cause one more pass, and in a storm the loop
+//! rests for as long as its decisions take ([`pace`]).
 //!
 //! Scheduling cost does not depend on queue length. A decision about an empty queue reads no node, and one
 //! without a free slot reads no queue. Any other reads as much as there are nodes, lanes that one of them could
@@ -26,6 +26,7 @@ mod fair_share;
 mod fit;
 mod free_slots;
 mod hold;
+mod pace;
 mod preference;
 mod servable;
 
@@ -42,6 +43,7 @@ use fair_share::{FairShare, ImageNodes};
 use free_slots::{Candidate, FreeSlots};
 use futures_util::future::join_all;
 use hold::Holds;
+use pace::Pace;
 use preference::Preference;
 use servable::ServableLanes;
 use std::{sync::Arc, time::Duration};
@@ -103,25 +105,37 @@ pub async fn decide(
     if !status.has_eligible && requests.is_empty() {
         return Ok(decided);
     }
-    let nodes = store.node_list().await?;
+    let nodes = store.node_snapshot().await?;
     let changes = store.lane_changes(&mut state.cursor);
     state.servable.update(changes, &nodes);
     let running = nodes.iter().map(|node| node.running_jobs);
     let running = running.fold(0, u32::saturating_add);
-    let candidates = nodes.into_iter().filter_map(|node| {
-        let candidate = |node| Candidate::new(node, limits);
-        match availability(&node) {
-            Availability::Ready => Some(candidate(node)),
-            Availability::BackingOff => Some(candidate(node).backing_off()),
-            Availability::Unavailable => None,
-        }
+    let has_free_slot = |node: &Node| {
+        let offered = node.capability.max_concurrency();
+        node.running_jobs < limits.usable(offered)
+    };
+    if !nodes.iter().any(|node| has_free_slot(node)) {
+        return Ok(decided);
+    }
+    let mut is_needed = |is_of_kind: fn(&Placement) -> bool| {
+        let mut requested = requests.iter().map(|request| &request.placement);
+        requested.any(is_of_kind) || state.servable.any(is_of_kind)
+    };
+    let needs_gpus = is_needed(|placement| placement.gpus().is_some());
+    // Nodes without a free slot count only for those jobs that wait for a certain one.
+    let needs_all = needs_gpus || is_needed(|placement| placement.time_limit().is_some());
+    let nodes = nodes.iter().map(|node| &**node);
+    let nodes = nodes.filter(|node| needs_all || has_free_slot(node));
+    let candidates = nodes.filter_map(|node| match availability(node) {
+        Availability::Ready => Some(Candidate::new(node, limits)),
+        Availability::BackingOff => Some(Candidate::new(node, limits).backing_off()),
+        Availability::Unavailable => None,
     });
     let mut candidates: Vec<_> = candidates.collect();
     if !candidates.iter().any(Candidate::has_free_slot) {
         return Ok(decided);
     }
-    let needs_gpus = |request: &RescheduleRequest| request.placement.gpus().is_some();
-    if state.servable.needs_gpus() || requests.iter().any(needs_gpus) {
+    if needs_gpus {
         candidates = with_gpus(store, candidates).await?;
     }
     let mut slots = FreeSlots::new(candidates, limits.total.saturating_sub(running));
@@ -227,9 +241,8 @@ async fn assign_held(
 }
 
 /// Whether any of these nodes, also an unreachable or a full one, fits a placement.
-pub(super) fn any_node_fits(nodes: Vec<Node>, limits: SlotLimits, placement: &Placement) -> bool {
-    let candidate = |node| Candidate::new(node, limits);
-    let mut candidates = nodes.into_iter().map(candidate);
+pub(super) fn any_node_fits(nodes: &[Node], limits: SlotLimits, placement: &Placement) -> bool {
+    let mut candidates = nodes.iter().map(|node| Candidate::new(node, limits));
     candidates.any(|node| node.fits(placement))
 }
 
@@ -239,11 +252,11 @@ pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
         no_room: Arc::clone(&state.jobs.no_room),
         ..SchedulerState::default()
     };
-    let mut is_low = false;
+    let (mut is_low, mut pace) = (false, Pace::new(Instant::now()));
     loop {
         let began = Instant::now();
         let (next, rested) = match schedule_once(&state, &mut scheduler, &mut is_low).await {
-            Ok((next, decided)) => (next, decided + decided.duration_since(began)),
+            Ok((next, decided)) => (next, pace.record(began, decided)),
             Err(error) => {
                 tracing::error!(
                     error = errors::chain(&error),
@@ -327,19 +340,21 @@ async fn claim_and_dispatch(
     assigned: Vec<(JobId, NodeId)>,
     now: Time,
 ) -> Result<(), StoreError> {
-    let claims = assigned.into_iter().map(|(job, node)| async move {
-        let handle = state.jobs.active.register(job);
-        let claimed = state.store.job_claim(job, node, now).await?;
-        if let Some(job) = claimed {
-            let waited = Time::now().since(job.eligible_at);
-            state.metrics.record_dispatch(waited);
-            dispatch::start(state, job, handle, dispatch::Start::Run);
-        } else {
+    let register = |(job, _): &(JobId, NodeId)| state.jobs.active.register(*job);
+    let handles: Vec<_> = assigned.iter().map(register).collect();
+    let claimed = state.store.job_claim_all(&assigned, now).await;
+    let mut outcome = Ok(());
+    for (claimed, handle) in claimed.into_iter().zip(handles) {
+        match claimed {
+            Ok(Some(job)) => {
+                let waited = Time::now().since(job.eligible_at);
+                state.metrics.record_dispatch(waited);
+                dispatch::start(state, job, handle, dispatch::Start::Run);
+            }
             // The job was canceled meanwhile, and its slot is free for another.
-            state.jobs.wake.notify_one();
+            Ok(None) => state.jobs.wake.notify_one(),
+            Err(error) => outcome = Err(error),
         }
-        Ok(())
-    });
-    // A failed claim doesn't affect the others.
-    join_all(claims).await.into_iter().collect()
+    }
+    outcome
 }

@@ -9,6 +9,7 @@ use crate::{
     store::{Lane, LaneChanges, Node, Placement},
 };
 use std::{
+    borrow::Borrow,
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
@@ -38,20 +39,22 @@ struct NodeIndex {
 }
 
 impl NodeIndex {
-    fn new(nodes: &[Node]) -> Self {
+    fn new<N: Borrow<Node>>(nodes: &[N]) -> Self {
+        let nodes = nodes.iter().map(Borrow::borrow);
         let reports = nodes
-            .iter()
+            .clone()
             .map(|node| (node.id, Arc::clone(&node.capability)));
         Self {
             reports: reports.collect(),
-            traits: RareTraits::new(nodes.iter().map(|node| &*node.capability)),
+            traits: RareTraits::new(nodes.map(|node| &*node.capability)),
         }
     }
 
     /// Whether these are the same nodes and could serve the same placements. An equal report is the same object.
-    fn matches(&self, nodes: &[Node]) -> bool {
+    fn matches<N: Borrow<Node>>(&self, nodes: &[N]) -> bool {
         self.reports.len() == nodes.len()
             && self.reports.iter().zip(nodes).all(|((id, report), node)| {
+                let node: &Node = node.borrow();
                 *id == node.id
                     && (Arc::ptr_eq(report, &node.capability)
                         || serve_alike(report, &node.capability))
@@ -71,7 +74,7 @@ impl NodeIndex {
 
 impl ServableLanes {
     /// Applies the lanes that were entered, and the current nodes.
-    pub(super) fn update(&mut self, changes: LaneChanges, nodes: &[Node]) {
+    pub(super) fn update<N: Borrow<Node>>(&mut self, changes: LaneChanges, nodes: &[N]) {
         if changes.is_complete {
             self.placements.clear();
             self.lanes.clear();
@@ -86,10 +89,10 @@ impl ServableLanes {
         }
     }
 
-    /// Whether some node could serve a lane whose jobs ask for graphics processors.
-    pub(super) fn needs_gpus(&mut self) -> bool {
+    /// Whether some node could serve a lane with a placement of this kind.
+    pub(super) fn any(&mut self, is_of_kind: impl Fn(&Placement) -> bool) -> bool {
         let lanes = self.lanes();
-        lanes.iter().any(|lane| lane.placement.gpus().is_some())
+        lanes.iter().any(|lane| is_of_kind(&lane.placement))
     }
 
     /// Lanes that some node could serve.
@@ -205,7 +208,7 @@ mod tests {
                 servable.update(changes, &nodes);
                 let slots = SlotLimits { per_node: 1, total: 1 };
                 let fits = |lane: &&Lane| {
-                    nodes.iter().any(|node| Candidate::new(node.clone(), slots).fits(&lane.placement))
+                    nodes.iter().any(|node| Candidate::new(node, slots).fits(&lane.placement))
                 };
                 let expected: BTreeSet<_> = all.iter().filter(fits).cloned().collect();
                 let found = servable.lanes().iter().cloned().collect();

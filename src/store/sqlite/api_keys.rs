@@ -4,7 +4,7 @@ use super::{
     API_KEY_USE_INTERVAL, ApiKeyFilter, Authority, NewApiKey, Store, StoreError, ValidApiKey,
     audit,
     authority::authorize,
-    rows::{parse_document, to_document},
+    rows::{execute, parse_document, to_document},
 };
 use crate::api::{ApiKeyId, UserId, api_keys::ApiKey, audit::AuditEvent, auth::User, time::Time};
 use rusqlite::{Connection, Row, named_params, params};
@@ -80,8 +80,7 @@ impl Store {
                 audit::add(c, &event.clone().failed("conflict"))?;
                 return Ok(None);
             }
-            c.execute(
-                "INSERT INTO api_keys (id, user_id, name, prefix, key_sha256, scopes, created_at, expires_at)
+            execute(c, "INSERT INTO api_keys (id, user_id, name, prefix, key_sha256, scopes, created_at, expires_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     id,
@@ -188,7 +187,7 @@ impl Store {
             let Some(key) = get(c, id, owner)? else {
                 return Ok(false);
             };
-            c.execute("DELETE FROM api_keys WHERE id = ?1", [id])?;
+            execute(c, "DELETE FROM api_keys WHERE id = ?1", [id])?;
             audit::add(c, &about(&event, &key))?;
             Ok(true)
         })

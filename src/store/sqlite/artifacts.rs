@@ -8,16 +8,13 @@ mod eviction;
 
 use super::{
     ArtifactFilter, Authority, NewArtifact, Store, StoreError, StoreUse, audit,
-    authority::authorize,
+    authority::authorize, rows::execute,
 };
 use crate::api::{
     ArtifactId, TaskId, UserId,
     artifacts::Artifact,
     audit::AuditEvent,
-    jobs::{
-        SandboxSpec,
-        files::{Content, ContentHash},
-    },
+    jobs::files::{Content, ContentHash},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params, params_from_iter};
@@ -124,11 +121,11 @@ pub(super) fn add_collected(
 pub(super) fn add_references(
     c: &Connection,
     task: TaskId,
-    sandbox: &SandboxSpec,
+    contents: &[ContentHash],
 ) -> Result<(), StoreError> {
-    let mut statement = c.prepare_cached("INSERT OR IGNORE INTO task_contents VALUES (?1, ?2)")?;
-    for content in sandbox.contents() {
-        statement.execute(params![task, content.sha256])?;
+    for sha256 in contents {
+        let sql = "INSERT OR IGNORE INTO task_contents VALUES (?1, ?2)";
+        execute(c, sql, params![task, sha256])?;
     }
     Ok(())
 }

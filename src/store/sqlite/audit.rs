@@ -4,7 +4,10 @@
 //! Events that users and nodes cause by themselves are deleted in time. Events of admins stay, so that a
 //! flood of the others can't push them out.
 
-use super::{AuditFilter, Store, StoreError, rows::parse_name};
+use super::{
+    AuditFilter, Store, StoreError,
+    rows::{execute, parse_name},
+};
 use crate::api::{
     UserId,
     audit::{AuditAction, AuditEntry, AuditEvent},
@@ -56,10 +59,10 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
 
 /// Deletes old events. Requests to models make room for each other only, so that they push nothing else out.
 fn prune(c: &Connection, kept_events: i64, kept_requests: i64) -> Result<(), StoreError> {
-    c.execute(DELETE_OLD_REQUESTS, [kept_requests])?;
+    execute(c, DELETE_OLD_REQUESTS, [kept_requests])?;
     let events: i64 = c.query_row(COUNT_EVENTS, [], |row| row.get(0))?;
     if events > kept_events {
-        c.execute(DELETE_OLD, [kept_events])?;
+        execute(c, DELETE_OLD, [kept_events])?;
     }
     Ok(())
 }

@@ -15,8 +15,9 @@
 
 use super::{
     CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, artifacts, audit,
-    rows::{parse_document, parse_name, to_document},
+    rows::{execute, parse_document, parse_name, to_document},
     usage,
+    writer::GROUP_LIMIT,
 };
 use crate::api::{
     JobId, NodeId, TaskId,
@@ -33,6 +34,11 @@ const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths)
                              (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
 
 const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
+
+const LIMITS: &str = "SELECT t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds,
+        n.capability ->> '$.sandbox.default_timeout_seconds' AS shortest,
+        n.capability ->> '$.sandbox.max_timeout_seconds' AS longest
+    FROM jobs j JOIN tasks t ON t.id = j.task_id";
 
 /// Time limit in a column, lowered to the longest that any node can allow. SQLite reads a number in JSON from 2^63 on as
 /// REAL.
@@ -83,8 +89,7 @@ pub(super) fn sync_task_status(
     status: TaskStatus,
     now: Time,
 ) -> Result<(), StoreError> {
-    c.execute(
-        "UPDATE tasks SET status = ?2, updated_at = ?3,
+    execute(c, "UPDATE tasks SET status = ?2, updated_at = ?3,
                 started_at = CASE ?2 WHEN 'running' THEN coalesce(started_at, ?3) WHEN 'queued' THEN NULL
                              ELSE started_at END,
                 ended_at = CASE WHEN ?4 THEN ?3 END
@@ -94,26 +99,52 @@ pub(super) fn sync_task_status(
     Ok(())
 }
 
+/// Time limits that a row has: asked for by the task, and in force at the node by its last report.
+fn limits(row: &Row<'_>) -> rusqlite::Result<(Option<u64>, i64)> {
+    let asked = seconds(row, "timeout_seconds")?;
+    let [default, most] = [seconds(row, "shortest")?, seconds(row, "longest")?];
+    let limit = effective_timeout_seconds(asked, default, most);
+    Ok((asked, i64::try_from(limit).unwrap_or(i64::MAX)))
+}
+
 /// Records the time limit in force for a job at its node, by the node's last report.
 pub(super) fn record_time_limit(c: &Connection, job: JobId) -> Result<(), StoreError> {
-    let mut statement = c.prepare_cached(
-        "SELECT t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds,
-                n.capability ->> '$.sandbox.default_timeout_seconds' AS shortest,
-                n.capability ->> '$.sandbox.max_timeout_seconds' AS longest
-         FROM jobs j JOIN tasks t ON t.id = j.task_id JOIN nodes n ON n.id = j.node_id WHERE j.id = ?1",
-    )?;
-    let limit = statement.query_row([job], |row| {
-        let [asked, default, most] = ["timeout_seconds", "shortest", "longest"];
-        Ok(effective_timeout_seconds(
-            seconds(row, asked)?,
-            seconds(row, default)?,
-            seconds(row, most)?,
-        ))
-    })?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = c.prepare_cached(&format!(
+        "{LIMITS} JOIN nodes n ON n.id = j.node_id WHERE j.id = ?1"
+    ))?;
+    let (_, limit) = statement.query_row([job], limits)?;
     let sql = "UPDATE jobs SET effective_timeout_seconds = ?2 WHERE id = ?1";
-    c.execute(sql, params![job, limit])?;
+    execute(c, sql, params![job, limit])?;
     Ok(())
+}
+
+/// Assigns a queued job to a node.
+fn claim(
+    c: &Connection,
+    id: JobId,
+    node: NodeId,
+    now: Time,
+) -> Result<Option<RunningJob>, StoreError> {
+    let mut statement = c.prepare_cached(&format!(
+        "{LIMITS} JOIN nodes n ON n.id = ?2 WHERE j.id = ?1 AND j.status = 'queued'"
+    ))?;
+    let found = statement.query_row(params![id, node], limits).optional()?;
+    let Some((asked, limit)) = found else {
+        return Ok(None);
+    };
+    let asked = asked.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
+    let mut statement = c.prepare_cached(
+        "UPDATE jobs SET status = 'running', attempt = last_attempt + 1, last_attempt = last_attempt + 1,
+                node_id = ?2, started_at = ?3, effective_timeout_seconds = ?4
+         WHERE id = ?1 AND status = 'queued' RETURNING *, ?5 AS timeout_seconds",
+    )?;
+    let mut rows = statement.query(params![id, node, now, limit, asked])?;
+    let claimed = rows.next()?.map(running).transpose()?;
+    drop(rows);
+    if claimed.is_some() {
+        sync_task_status(c, id, TaskStatus::Running, now)?;
+    }
+    Ok(claimed)
 }
 
 impl Store {
@@ -124,21 +155,25 @@ impl Store {
         node: NodeId,
         now: Time,
     ) -> Result<Option<RunningJob>, StoreError> {
-        self.write(move |c| {
-            let changed = c.execute(
-                "UPDATE jobs SET status = 'running', attempt = last_attempt + 1, last_attempt = last_attempt + 1,
-                        node_id = ?2, started_at = ?3
-                 WHERE id = ?1 AND status = 'queued' AND EXISTS (SELECT 1 FROM nodes WHERE id = ?2)",
-                params![id, node, now],
-            )?;
-            if changed == 0 {
-                return Ok(None);
-            }
-            record_time_limit(c, id)?;
-            sync_task_status(c, id, TaskStatus::Running, now)?;
-            running_by_id(c, id)
-        })
-        .await
+        self.write(move |c| claim(c, id, node, now)).await
+    }
+
+    /// Same for many jobs, in as few commits as possible. A claim that fails doesn't affect the others.
+    pub async fn job_claim_all(
+        &self,
+        assigned: &[(JobId, NodeId)],
+        now: Time,
+    ) -> Vec<Result<Option<RunningJob>, StoreError>> {
+        let mut claimed = Vec::with_capacity(assigned.len());
+        for group in assigned.chunks(GROUP_LIMIT) {
+            let claim = |(id, node): &(JobId, NodeId)| {
+                let (id, node) = (*id, *node);
+                move |c: &Connection| claim(c, id, node, now)
+            };
+            let claims = group.iter().map(claim).collect();
+            claimed.extend(self.writer.write_all(claims).await);
+        }
+        claimed
     }
 
     /// Sandbox of a task, as a node is to run it: up to 1 MiB, so read for each request and not kept.
@@ -192,21 +227,23 @@ impl Store {
             Some((result.inference.clone()?, took))
         });
         self.write(move |c| {
-            let changed = c.execute(
+            let mut statement = c.prepare_cached(
                 "UPDATE jobs SET status = ?3, result = ?4, outline = ?5, ended_at = ?6, offered_node_id = NULL
-                 WHERE id = ?1 AND attempt = ?2 AND status = 'running'",
-                params![end.id, end.attempt, end.status.as_str(), result, outline, now],
+                 WHERE id = ?1 AND attempt = ?2 AND status = 'running' RETURNING task_id",
             )?;
-            if changed == 0 {
+            let status = end.status.as_str();
+            let values = params![end.id, end.attempt, status, result, outline, now];
+            let task = statement.query_row(values, |row| row.get(0)).optional()?;
+            let Some(task) = task else {
                 return Ok(false);
-            }
-            sync_task_status(c, end.id, end.status.task_status(), now)?;
-            c.execute(
-                "UPDATE tasks SET summary = ?2, exit_code = ?3 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
-                params![end.id, end.summary, end.exit_code],
+            };
+            let status = end.status.task_status().as_str();
+            execute(
+                c,
+                "UPDATE tasks SET status = ?2, updated_at = ?3, ended_at = ?3, summary = ?4, exit_code = ?5
+                 WHERE id = ?1",
+                params![task, status, now, end.summary, end.exit_code],
             )?;
-            let sql = "SELECT task_id FROM jobs WHERE id = ?1";
-            let task = c.query_row(sql, [end.id], |row| row.get(0))?;
             artifacts::add_collected(c, task, &end.artifacts, now)?;
             if let Some((inference, took)) = &inference {
                 usage::add_prompt(c, end.id, (inference, *took), now)?;
@@ -291,7 +328,7 @@ impl Store {
             if let Some((job, attempt)) = dequeued.optional()? {
                 sync_task_status(c, job, TaskStatus::Canceled, now)?;
                 let sql = "UPDATE tasks SET summary = 'canceled before it started' WHERE id = ?1";
-                c.execute(sql, [id])?;
+                execute(c, sql, [id])?;
                 audit::add(c, &event)?;
                 return Ok(CancelOutcome::Dequeued { attempt });
             }
@@ -303,7 +340,11 @@ impl Store {
             let running: Option<(JobId, bool)> = running.optional()?;
             if let Some((job, is_requested)) = running {
                 if !is_requested {
-                    c.execute("UPDATE jobs SET cancel_requested = 1 WHERE id = ?1", [job])?;
+                    execute(
+                        c,
+                        "UPDATE jobs SET cancel_requested = 1 WHERE id = ?1",
+                        [job],
+                    )?;
                     audit::add(c, &event)?;
                 }
                 return Ok(CancelOutcome::Running(job));

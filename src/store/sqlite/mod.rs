@@ -22,6 +22,7 @@ mod jobs;
 mod lanes;
 mod lists;
 mod migrate;
+mod node_cache;
 mod node_config;
 mod node_liveness;
 mod nodes;
@@ -53,7 +54,7 @@ pub use users::has_users;
 
 use super::{error::*, types::*};
 use crate::api::{OrchestratorId, UserId};
-use rusqlite::Connection;
+use rusqlite::{Connection, config::DbConfig};
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::OpenOptionsExt as _,
@@ -64,10 +65,20 @@ use std::{
 
 /// Longest wait for a lock of another process, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Statements that a connection keeps prepared: more than there are, so that none is prepared twice.
+const CACHED_STATEMENTS: usize = 256;
 /// Connections for reads that a request waits for. They share the page cache of the system, so few are enough.
 const REQUEST_READERS: usize = 4;
 /// Connections for long reads.
 const BACKGROUND_READERS: usize = 2;
+
+/// Keeps the statements of a connection prepared. Without the stability guarantee, SQLite prepares a join again each time
+/// its parameters change, to look at their values, which takes longer than to run it.
+fn keep_statements(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
 
 /// The database of an orchestrator; cheap to clone.
 #[derive(Clone)]
@@ -78,6 +89,7 @@ pub struct Store {
     truncate_requested: Arc<AtomicBool>,
     reports: reports::ReportCache,
     lanes: lanes::LaneRegistry,
+    node_cache: node_cache::NodeCache,
     /// Readers for a few rows, which a request waits for.
     readers: readers::ReaderPool,
     /// Readers for lists, which delay no other read.
@@ -126,6 +138,7 @@ impl Store {
         connection.pragma_update(None, "journal_size_limit", wal::WAL_RETAINED_BYTES)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "foreign_keys", true)?;
+        keep_statements(&connection)?;
         migrate::migrate(&mut connection, path)?;
         let orchestrator_id = orchestrator_id::get_or_create(&mut connection)?;
         // The directory entry is durable before the keys are created.
@@ -136,8 +149,9 @@ impl Store {
         let (health, truncate_requested) = (health::Health::default(), Arc::default());
         let wal = wal::Wal::of(path, Arc::clone(&truncate_requested));
         let lanes = lanes::LaneRegistry::open(&connection)?;
+        let node_cache = node_cache::NodeCache::open(&connection)?;
         Ok(Self {
-            writer: writer::Writer::start(connection, wal, health.clone())?,
+            writer: writer::Writer::start(connection, wal, node_cache.clone(), health.clone())?,
             readers: readers::ReaderPool::open(path, REQUEST_READERS, Some(READ_TIMEOUT))?,
             lists: lists::ListReaders::open(path)?,
             background: readers::ReaderPool::open(path, BACKGROUND_READERS, None)?,
@@ -145,6 +159,7 @@ impl Store {
             truncate_requested,
             reports: reports::ReportCache::default(),
             lanes,
+            node_cache,
             orchestrator_id,
             reserve: reserve::Reserve {
                 database: path.to_owned(),

@@ -16,6 +16,7 @@
 use super::{
     JobOutlook, JobOwnership, RunningJob, Store, StoreError,
     jobs::{record_time_limit, running_by_id},
+    rows::execute,
 };
 use crate::api::{JobId, NodeId, TaskId, time::Time};
 use rusqlite::{OptionalExtension as _, params};
@@ -48,7 +49,8 @@ impl Store {
         to: NodeId,
     ) -> Result<Option<RunningJob>, StoreError> {
         self.write(move |c| {
-            let changed = c.execute(
+            let changed = execute(
+                c,
                 "UPDATE jobs SET offered_node_id = ?3, last_attempt = last_attempt + 1
                  WHERE id = ?1 AND attempt = ?2 AND status = 'running' AND cancel_requested = 0
                    AND offered_node_id IS NULL AND node_id <> ?3 AND last_attempt < max_attempts
@@ -67,8 +69,7 @@ impl Store {
     /// offered any more.
     pub async fn job_accept(&self, id: JobId, attempt: u32, now: Time) -> Result<bool, StoreError> {
         self.write(move |c| {
-            let changed = c.execute(
-                "UPDATE jobs SET attempt = last_attempt, node_id = offered_node_id, offered_node_id = NULL,
+            let changed = execute(c, "UPDATE jobs SET attempt = last_attempt, node_id = offered_node_id, offered_node_id = NULL,
                         started_at = ?3
                  WHERE id = ?1 AND last_attempt = ?2 AND status = 'running' AND offered_node_id IS NOT NULL",
                 params![id, attempt, now],
@@ -91,8 +92,7 @@ impl Store {
         refused: bool,
     ) -> Result<bool, StoreError> {
         self.write(move |c| {
-            let changed = c.execute(
-                "UPDATE jobs SET offered_node_id = NULL, last_attempt = last_attempt - ?3
+            let changed = execute(c, "UPDATE jobs SET offered_node_id = NULL, last_attempt = last_attempt - ?3
                  WHERE id = ?1 AND last_attempt = ?2 AND status = 'running' AND offered_node_id IS NOT NULL",
                 params![id, attempt, i64::from(refused)],
             )?;

@@ -21,7 +21,7 @@ use super::{
     JobDetails, Lane, LaneHeads, LaneRead, MAX_BACKOFF, Placement, QueueStatus, QueuedJob, Store,
     StoreError, jobs::seconds,
 };
-use crate::api::{JobId, NodeId, UserId, jobs::resources::GpuRequest, time::Time};
+use crate::api::{JobId, NodeId, jobs::resources::GpuRequest, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, Params, Statement, params};
 use std::collections::HashMap;
 
@@ -68,15 +68,6 @@ pub(super) fn all_lanes(c: &Connection) -> Result<Vec<Lane>, StoreError> {
     Ok(lanes)
 }
 
-/// Number of running jobs by user.
-fn running(c: &Connection) -> Result<HashMap<UserId, u32>, StoreError> {
-    let mut statement = c.prepare_cached(
-        "SELECT user_id, count(*) FROM jobs WHERE status = 'running' GROUP BY user_id",
-    )?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
 /// Jobs that may run at `now`, one list for each read, in their order.
 fn next_jobs(
     c: &Connection,
@@ -121,20 +112,21 @@ impl Store {
         .await
     }
 
-    /// Eligible jobs of these lanes, and the number of running jobs by user, all at one moment.
+    /// Eligible jobs of these lanes, and the number of running jobs of their users.
     pub async fn lane_heads(
         &self,
         reads: Vec<LaneRead>,
         now: Time,
     ) -> Result<LaneHeads, StoreError> {
-        self.read_blocking(move |c| {
+        let users = reads.iter().map(|read| read.lane.user);
+        let running = self.node_cache.running_of(users);
+        let jobs = self.read_blocking(move |c| {
+            // One moment for all lanes.
             let c = &c.unchecked_transaction()?;
-            Ok(LaneHeads {
-                running: running(c)?,
-                jobs: next_jobs(c, &reads, now)?,
-            })
-        })
-        .await
+            next_jobs(c, &reads, now)
+        });
+        let jobs = jobs.await?;
+        Ok(LaneHeads { running, jobs })
     }
 
     /// Further eligible jobs of these lanes, one list for each read.
@@ -202,6 +194,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::UserId;
     use rusqlite::{StatementStatus, ToSql};
 
     fn open() -> (Store, tempfile::TempDir) {

@@ -5,7 +5,7 @@
 //! repeated on a blocking thread: it holds the caller's thread for [`INLINE_READ_TIMEOUT`] and the few rows, or
 //! pages of a slow disk, that were under way at that time.
 
-use super::{BUSY_TIMEOUT, StoreError, error::is_interrupted};
+use super::{BUSY_TIMEOUT, StoreError, error::is_interrupted, keep_statements};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use std::{
@@ -42,6 +42,7 @@ impl ReaderPool {
             .map(|_| {
                 let connection = Connection::open_with_flags(path, flags)?;
                 connection.busy_timeout(BUSY_TIMEOUT)?;
+                keep_statements(&connection)?;
                 Ok(connection)
             })
             .collect::<Result<Vec<_>, StoreError>>()?;

@@ -11,7 +11,7 @@
 use super::{
     Lane, Placement, Refusals, RefusedJob, Store, StoreError, TaskRequirements,
     jobs::sync_task_status,
-    rows::{parse_document, to_document},
+    rows::{execute, parse_document, to_document},
 };
 use crate::api::{JobId, NodeId, TaskId, UserId, tasks::TaskStatus, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -39,7 +39,7 @@ fn readmit_running(c: &Connection, node: NodeId) -> Result<(), StoreError> {
     }
     for (id, placement, refusals) in refused {
         let sql = "UPDATE jobs SET placement = ?2, refusals = ?3 WHERE id = ?1";
-        c.execute(sql, params![id, placement, to_document(&refusals)?])?;
+        execute(c, sql, params![id, placement, to_document(&refusals)?])?;
     }
     Ok(())
 }
@@ -73,8 +73,7 @@ impl Store {
             };
             let placement = placement.excluding(refusals.keys().copied());
             lanes.enter(Lane { user, placement: placement.clone() });
-            c.execute(
-                "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
+            execute(c, "UPDATE jobs SET status = 'queued', node_id = NULL, offered_node_id = NULL, started_at = NULL,
                         effective_timeout_seconds = NULL,
                         not_before = ?2, placement = ?3, refusals = ?4, max_attempts = max_attempts + 1
                  WHERE id = ?1",
@@ -102,8 +101,7 @@ impl Store {
                 return Ok(None);
             };
             let placement = placement.excluding(refusals.keys().copied());
-            c.execute(
-                "UPDATE jobs SET offered_node_id = NULL, placement = ?2, refusals = ?3, max_attempts = max_attempts + 1
+            execute(c, "UPDATE jobs SET offered_node_id = NULL, placement = ?2, refusals = ?3, max_attempts = max_attempts + 1
                  WHERE id = ?1",
                 params![id, placement, to_document(&refusals)?],
             )?;
@@ -148,16 +146,14 @@ impl Store {
         now: Time,
     ) -> Result<bool, StoreError> {
         self.write(move |c| {
-            let changed = c.execute(
-                "UPDATE jobs SET status = 'failed', ended_at = ?2 WHERE id = ?1 AND status = 'queued'",
+            let changed = execute(c, "UPDATE jobs SET status = 'failed', ended_at = ?2 WHERE id = ?1 AND status = 'queued'",
                 params![id, now],
             )?;
             if changed == 0 {
                 return Ok(false);
             }
             sync_task_status(c, id, TaskStatus::Failed, now)?;
-            c.execute(
-                "UPDATE tasks SET summary = ?2 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
+            execute(c, "UPDATE tasks SET summary = ?2 WHERE id = (SELECT task_id FROM jobs WHERE id = ?1)",
                 params![id, summary],
             )?;
             Ok(true)
@@ -178,7 +174,8 @@ impl Store {
                     placement: placement.clone(),
                 });
                 let refusal = format!("$.\"{node}\"");
-                c.execute(
+                execute(
+                    c,
                     "UPDATE jobs SET placement = ?3, refusals = json_remove(refusals, ?4)
                      WHERE status = 'queued' AND user_id = ?1 AND placement = ?2",
                     params![lane.user, lane.placement, placement, refusal],

@@ -7,6 +7,7 @@ use super::{Node, StoreError};
 use crate::api::{NodeId, nodes::CapabilityReport};
 use parking_lot::Mutex;
 use std::{
+    borrow::Borrow,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -38,10 +39,10 @@ impl ReportCache {
 
     /// Removes the reports of nodes that were deleted, given all nodes. Done at every list and not at the deletion,
     /// whose caller may be gone before the commit, and which an earlier read may outlast.
-    pub(super) fn retain(&self, nodes: &[Node]) {
+    pub(super) fn retain<N: Borrow<Node>>(&self, nodes: &[N]) {
         let mut map = self.0.lock();
         if map.len() > nodes.len() {
-            let known: HashSet<_> = nodes.iter().map(|node| node.id).collect();
+            let known: HashSet<_> = nodes.iter().map(|node| node.borrow().id).collect();
             map.retain(|node, _| known.contains(node));
         }
     }
@@ -71,7 +72,7 @@ mod tests {
             report.unwrap().compute.cpu_cores
         };
         assert_eq!([cores("a", 1), cores("a", 2), cores("b", 3)], [1, 1, 3]);
-        reports.retain(&[]);
+        reports.retain::<Node>(&[]);
         assert_eq!(cores("b", 4), 4);
     }
 }

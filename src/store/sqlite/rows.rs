@@ -5,7 +5,10 @@ use crate::api::{
     ApiKeyId, ArtifactId, JobId, NodeId, SessionId, TaskId, UserId, jobs::files::ContentHash,
     time::Time,
 };
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{
+    Connection, Params,
+    types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 macro_rules! text_columns {
@@ -75,4 +78,9 @@ pub(super) fn parse_document<T: DeserializeOwned>(json: &str) -> Result<T, Store
 /// Text for a document column.
 pub(super) fn to_document(value: &impl Serialize) -> Result<String, StoreError> {
     Ok(serde_json::to_string(value)?)
+}
+
+/// Runs a statement that is prepared once for each connection, and returns the number of rows that it changed.
+pub(super) fn execute(c: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+    c.prepare_cached(sql)?.execute(params)
 }

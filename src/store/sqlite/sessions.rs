@@ -1,6 +1,6 @@
 //! Sessions and their refresh tokens.
 
-use super::{PasswordProof, RefreshOutcome, Store, StoreError, audit, users};
+use super::{PasswordProof, RefreshOutcome, Store, StoreError, audit, rows::execute, users};
 use crate::api::{SessionId, UserId, audit::AuditEvent, auth::User, time::Time};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -54,7 +54,7 @@ impl Store {
             let now = event.at;
             // The claim is one statement, so that of two concurrent uses one is the second.
             let claim = "UPDATE refresh_tokens SET used_at = ?2 WHERE token_sha256 = ?1 AND used_at IS NULL";
-            let is_first = c.execute(claim, params![old_sha256, now])? > 0;
+            let is_first = execute(c, claim, params![old_sha256, now])? > 0;
             let Some(token) = token(c, &old_sha256)? else {
                 return Ok(RefreshOutcome::Dead);
             };
@@ -72,12 +72,10 @@ impl Store {
                 audit::add(c, &event.failed("reused"))?;
                 return Ok(RefreshOutcome::Reused);
             }
-            c.execute(
-                "DELETE FROM refresh_tokens WHERE session_id = ?1 AND expires_at <= ?2",
+            execute(c, "DELETE FROM refresh_tokens WHERE session_id = ?1 AND expires_at <= ?2",
                 params![session, now],
             )?;
-            c.execute(
-                "UPDATE sessions SET expires_at = ?2 WHERE id = ?1",
+            execute(c, "UPDATE sessions SET expires_at = ?2 WHERE id = ?1",
                 params![session, expires_at],
             )?;
             add_token(c, session, &new_sha256, expires_at)?;
@@ -174,7 +172,8 @@ fn insert(
     now: Time,
 ) -> Result<bool, StoreError> {
     let proven = proof.map(|proof| &proof.password_hash);
-    let inserted = c.execute(
+    let inserted = execute(
+        c,
         "INSERT INTO sessions (id, user_id, created_at, expires_at)
          SELECT ?1, id, ?3, ?4 FROM users
          WHERE id = ?2 AND is_active AND (?5 IS NULL OR password_hash = ?5)",
@@ -185,7 +184,8 @@ fn insert(
 
 /// Stores the new hash of the password that was proven, if there is one.
 fn rehash(c: &Connection, user: UserId, proof: &PasswordProof) -> Result<(), StoreError> {
-    c.execute(
+    execute(
+        c,
         "UPDATE users SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2 AND ?3 IS NOT NULL",
         params![user, proof.password_hash, proof.rehashed],
     )?;
@@ -194,17 +194,20 @@ fn rehash(c: &Connection, user: UserId, proof: &PasswordProof) -> Result<(), Sto
 
 /// Deletes the expired sessions of a user, and ends the oldest where a new one would exceed [`MAX_SESSIONS`].
 fn delete_expired(c: &Connection, user: UserId, now: Time) -> Result<(), StoreError> {
-    c.execute(
+    execute(
+        c,
         "DELETE FROM refresh_tokens WHERE session_id IN
          (SELECT id FROM sessions WHERE user_id = ?1 AND expires_at <= ?2)",
         params![user, now],
     )?;
-    c.execute(
+    execute(
+        c,
         "DELETE FROM sessions WHERE user_id = ?1 AND expires_at <= ?2",
         params![user, now],
     )?;
     // Ids sort by time. A client that logs in endlessly ends its oldest sessions instead of filling the disk.
-    c.execute(
+    execute(
+        c,
         "UPDATE sessions SET revoked_at = coalesce(revoked_at, ?2), expires_at = ?2 WHERE id IN
          (SELECT id FROM sessions WHERE user_id = ?1 ORDER BY id DESC LIMIT -1 OFFSET ?3)",
         params![user, now, MAX_SESSIONS],
@@ -219,7 +222,8 @@ pub(super) fn revoke_all(
     keep: Option<SessionId>,
     now: Time,
 ) -> Result<(), StoreError> {
-    c.execute(
+    execute(
+        c,
         "UPDATE sessions SET revoked_at = ?2
          WHERE user_id = ?1 AND revoked_at IS NULL AND (?3 IS NULL OR id <> ?3)",
         params![user, now, keep],
@@ -233,7 +237,8 @@ fn add_token(
     token_sha256: &str,
     expires_at: Time,
 ) -> Result<(), StoreError> {
-    c.execute(
+    execute(
+        c,
         "INSERT INTO refresh_tokens (token_sha256, session_id, expires_at) VALUES (?1, ?2, ?3)",
         params![token_sha256, session, expires_at],
     )?;
@@ -241,7 +246,8 @@ fn add_token(
 }
 
 fn revoke(c: &Connection, session: SessionId, now: Time) -> Result<(), StoreError> {
-    c.execute(
+    execute(
+        c,
         "UPDATE sessions SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1",
         params![session, now],
     )?;

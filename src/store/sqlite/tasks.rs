@@ -5,14 +5,14 @@ use super::{
     QueueLimits, Store, StoreError, artifacts, audit,
     authority::authorize,
     jobs, retention,
-    rows::{parse_document, parse_name, to_document},
+    rows::{execute, parse_document, parse_name, to_document},
     task_names::free_name,
 };
 use crate::api::{
     JobId, TaskId, UserId,
     audit::AuditEvent,
-    jobs::JobResult,
-    tasks::{JobView, Task, TaskDetails, TaskSpec},
+    jobs::{JobResult, files::ContentHash},
+    tasks::{JobView, Task, TaskDetails, TaskSpec, TaskStatus},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -32,19 +32,44 @@ const PLACE: &str = "SELECT j.attempt, coalesce(n.slug, j.node_slug), j.effectiv
 pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
     let spec: String = row.get("spec")?;
     let spec: TaskSpec = parse_document(&spec)?;
+    let created_at = row.get("created_at")?;
+    Ok(Task {
+        status: parse_name(row.get("status")?, "task status")?,
+        summary: row.get("summary")?,
+        updated_at: row.get("updated_at")?,
+        started_at: row.get("started_at")?,
+        ended_at: row.get("ended_at")?,
+        exit_code: row.get("exit_code")?,
+        ..queued_task(
+            row.get("id")?,
+            spec,
+            row.get("owner")?,
+            row.get("name")?,
+            created_at,
+        )
+    })
+}
+
+/// Task as it is shown when it was just created.
+fn queued_task(
+    id: TaskId,
+    spec: TaskSpec,
+    owner: Option<String>,
+    name: Option<String>,
+    created_at: Time,
+) -> Task {
     let has_sandbox = spec.sandbox.prompt.is_none();
-    let id = row.get("id")?;
     let details = TaskDetails {
-        owner: row.get("owner")?,
+        owner,
         ..TaskDetails::of(&spec)
     };
-    Ok(Task {
+    Task {
         id,
         task_id: id,
-        status: parse_name(row.get("status")?, "task status")?,
+        status: TaskStatus::Queued,
         waiting_for: None,
-        summary: row.get("summary")?,
-        task_name: row.get("name")?,
+        summary: None,
+        task_name: name,
         prompt: spec
             .prompt
             .or(spec.sandbox.prompt.map(|prompt| prompt.text)),
@@ -52,13 +77,13 @@ pub(super) fn task(row: &Row<'_>) -> Result<Task, StoreError> {
         image: has_sandbox.then_some(spec.sandbox.image),
         timeout_seconds: spec.sandbox.timeout_seconds,
         priority: spec.priority,
-        created_at: row.get("created_at")?,
-        updated_at: row.get("updated_at")?,
-        started_at: row.get("started_at")?,
-        ended_at: row.get("ended_at")?,
-        exit_code: row.get("exit_code")?,
+        created_at,
+        updated_at: created_at,
+        started_at: None,
+        ended_at: None,
+        exit_code: None,
         details,
-    })
+    }
 }
 
 fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>, StoreError> {
@@ -139,6 +164,79 @@ fn repeated(
         .transpose()
 }
 
+/// Rows of a new task, made before its write.
+struct NewTask {
+    id: TaskId,
+    job: JobId,
+    owner: UserId,
+    base_name: Option<String>,
+    document: String,
+    placement: Placement,
+    max_attempts: u32,
+    rank: i32,
+    contents: Vec<ContentHash>,
+    now: Time,
+}
+
+impl NewTask {
+    fn new(owner: UserId, spec: &TaskSpec, now: Time) -> Result<Self, StoreError> {
+        let contents = spec.sandbox.contents();
+        Ok(Self {
+            id: TaskId::new(),
+            job: JobId::new(),
+            owner,
+            base_name: spec.task_name.clone(),
+            document: to_document(spec)?,
+            placement: Placement::from_spec(spec),
+            max_attempts: spec.max_attempts,
+            rank: -spec.priority,
+            contents: contents.map(|content| content.sha256.clone()).collect(),
+            now,
+        })
+    }
+
+    /// Inserts the task and its job; the name that the task got.
+    fn insert(
+        &self,
+        c: &Connection,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<String>, StoreError> {
+        let base_name = self.base_name.as_deref();
+        let name = base_name.map(|base| free_name(c, self.owner, base));
+        let name = name.transpose()?;
+        execute(
+            c,
+            "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
+             VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
+            params![self.id, self.owner, name, self.document, self.now],
+        )?;
+        execute(
+            c,
+            "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)
+             VALUES (?1, ?2, 'queued', ?3, ?4, ?4, ?5, ?6, ?7)",
+            params![
+                self.job,
+                self.id,
+                self.max_attempts,
+                self.now,
+                self.owner,
+                self.placement,
+                self.rank
+            ],
+        )?;
+        artifacts::add_references(c, self.id, &self.contents)?;
+        if let Some(IdempotencyKey { key, body_sha256 }) = key {
+            execute(
+                c,
+                "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![self.owner, key, body_sha256, self.id, self.now],
+            )?;
+        }
+        Ok(name)
+    }
+}
+
 impl Store {
     /// Deletes a finished task with its jobs and results, where it belongs to `owner` or `owner` is `None`.
     pub async fn task_delete(
@@ -183,61 +281,37 @@ impl Store {
         now: Time,
     ) -> Result<CreateOutcome, StoreError> {
         self.ensure_writable()?;
-        let (owner, reserve, lanes) = (by.user, self.reserve.clone(), self.lanes.clone());
-        // Up to a megabyte, so serialized before the thread of the writer.
-        let document = to_document(&spec)?;
-        let placement = Placement::from_spec(&spec);
-        self.write(move |c| {
-            authorize(c, by, now)?;
+        let (reserve, lanes) = (self.reserve.clone(), self.lanes.clone());
+        // Outside of the writer's thread, which all writes share: the document has up to a megabyte.
+        let new = NewTask::new(by.user, &spec, now)?;
+        let id = new.id;
+        let stored = self.write(move |c| {
+            let owner = authorize(c, by, now)?;
             if let Some(key) = &key
-                && let Some(outcome) = repeated(c, owner, key, now)?
+                && let Some(outcome) = repeated(c, by.user, key, now)?
             {
-                return Ok(outcome);
+                return Ok(Err(outcome));
             }
             reserve.check_create()?;
-            if let Some(limit) = exceeded_limit(c, owner, document.len(), limits)? {
-                return Ok(CreateOutcome::QueueFull(limit));
+            if let Some(limit) = exceeded_limit(c, by.user, new.document.len(), limits)? {
+                return Ok(Err(CreateOutcome::QueueFull(limit)));
             }
-            if !lanes.has_room(owner, &placement) {
-                return Ok(CreateOutcome::TooManyLanes);
+            if !lanes.has_room(by.user, &new.placement) {
+                return Ok(Err(CreateOutcome::TooManyLanes));
             }
             lanes.enter(Lane {
-                user: owner,
-                placement: placement.clone(),
+                user: by.user,
+                placement: new.placement.clone(),
             });
-            let id = TaskId::new();
-            let name = spec.task_name.as_deref();
-            let name = name.map(|base| free_name(c, owner, base)).transpose()?;
-            c.execute(
-                "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
-                 VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
-                params![id, owner, name, document, now],
-            )?;
-            c.execute(
-                "INSERT INTO jobs (id, task_id, status, max_attempts, not_before, created_at, user_id, placement, rank)
-                 VALUES (?1, ?2, 'queued', ?3, ?4, ?4, ?5, ?6, ?7)",
-                params![
-                    JobId::new(),
-                    id,
-                    spec.max_attempts,
-                    now,
-                    owner,
-                    placement,
-                    -spec.priority
-                ],
-            )?;
-            artifacts::add_references(c, id, &spec.sandbox)?;
-            if let Some(IdempotencyKey { key, body_sha256 }) = &key {
-                c.execute(
-                    "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
-                    params![owner, key, body_sha256, id, now],
-                )?;
+            let name = new.insert(c, key.as_ref())?;
+            Ok(Ok((owner, name)))
+        });
+        Ok(match stored.await? {
+            Ok((owner, name)) => {
+                CreateOutcome::Created(queued_task(id, spec, Some(owner), name, now))
             }
-            let task = get(c, id, Some(owner))?.ok_or(StoreError::Damaged("task"))?;
-            Ok(CreateOutcome::Created(task))
+            Err(outcome) => outcome,
         })
-        .await
     }
 
     /// Task of this id, where it belongs to `owner` or `owner` is `None`.

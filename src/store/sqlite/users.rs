@@ -89,7 +89,7 @@ impl Store {
     ) -> Result<Option<User>, StoreError> {
         let id = UserId::new();
         self.write(move |c| {
-            by.map_or(Ok(()), |by| authorize(c, by, event.at))?;
+            by.map(|by| authorize(c, by, event.at)).transpose()?;
             let created = c.execute(
                 "INSERT INTO users (id, handle, password_hash, email, is_admin, created_at, updated_at)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (handle) DO NOTHING",
@@ -115,7 +115,7 @@ impl Store {
         event: AuditEvent,
     ) -> Result<UserChangeOutcome, StoreError> {
         self.write(move |c| {
-            by.map_or(Ok(()), |by| authorize(c, by, event.at))?;
+            by.map(|by| authorize(c, by, event.at)).transpose()?;
             let Some(user) = get(c, id)? else {
                 audit::add(c, &event.clone().failed("not-found"))?;
                 return Ok(UserChangeOutcome::Unknown);

@@ -2,19 +2,29 @@
 //!
 //! ```text
 //! callers ──closures──▶ channel ──▶ thread: BEGIN
-//!                                            SAVEPOINT, closure 1, RELEASE
-//!                                            SAVEPOINT, closure 2, ROLLBACK TO (it failed)
-//!                                            …
+//!                                            closure 1, closure 2, …
 //!                                          COMMIT, one fsync ──▶ answers 1, 2, …
+//!
+//!                  closure 2 failed after a change: ROLLBACK, and all again, each by itself:
+//!                                          BEGIN
+//!                                            SAVEPOINT, closure 1, RELEASE
+//!                                            SAVEPOINT, closure 2, ROLLBACK TO
+//!                                            …
+//!                                          COMMIT
 //! ```
 //!
 //! A lone write is committed at once; writes that arrive during a commit share the next one. So the wait for
 //! the disk is paid per group, and no write waits for others to arrive.
 //!
+//! A savepoint makes SQLite copy every page that the write changes. Few writes fail, and those mostly before they
+//! change anything, so a group gets savepoints only once one of its writes has left a change behind.
+//!
 //! A write is an `Fn` closure that may run twice, as the [store](crate::store) promises to other databases. In
 //! the tests of this crate every write does: the first run is rolled back.
 
-use super::{StorageFault, StoreError, health::Health, wal::Wal};
+use super::{
+    StorageFault, StoreError, health::Health, node_cache::NodeCache, rows::execute, wal::Wal,
+};
 use crate::errors;
 use rusqlite::Connection;
 use std::{
@@ -26,16 +36,73 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Maximum number of waiting writes; further callers wait to enqueue theirs.
 const QUEUE_LIMIT: usize = 1024;
-/// Maximum number of writes in one commit, which bounds the wait of the first of them.
-const GROUP_LIMIT: usize = 256;
+/// Maximum number of writes in one commit, which bounds the wait of the first of them. More only where they came together.
+pub(super) const GROUP_LIMIT: usize = 256;
 
-/// Continuation of a write, called with the outcome of the commit.
-type Answer = Box<dyn FnOnce(Result<(), &CommitFailure>) + Send>;
-type Write = Box<dyn FnOnce(&Connection) -> Answer + Send>;
+/// Waiting write.
+trait Write: Send {
+    /// Runs the closure and keeps its outcome; false where it has failed and left a change behind.
+    fn run(&mut self, connection: &Connection, nodes: &NodeCache, isolation: Isolation) -> bool;
+    /// Answers the caller after the commit.
+    fn answer(self: Box<Self>, committed: Result<(), &CommitFailure>);
+}
+
+/// Isolation of the writes of a group from each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Isolation {
+    /// A write that fails after a change spoils the transaction.
+    None,
+    /// A write that fails leaves no trace.
+    Savepoint,
+}
+
+/// Write with its caller.
+struct PendingWrite<T, F> {
+    closure: F,
+    outcome: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+    health: Health,
+}
+
+impl<T, F> Write for PendingWrite<T, F>
+where
+    T: Send,
+    F: Fn(&Connection) -> Result<T, StoreError> + Send,
+{
+    fn run(&mut self, connection: &Connection, nodes: &NodeCache, isolation: Isolation) -> bool {
+        let noted = nodes.noted();
+        #[cfg(test)]
+        rehearse(connection, &self.closure);
+        #[cfg(test)]
+        nodes.truncate(noted);
+        let changes = connection.total_changes();
+        let outcome = run_closure(connection, &self.closure, isolation);
+        if outcome.is_err() {
+            nodes.truncate(noted);
+        }
+        self.health.record(&outcome);
+        let is_clean = outcome.is_ok()
+            || isolation == Isolation::Savepoint
+            || connection.total_changes() == changes;
+        self.outcome = Some(outcome);
+        is_clean
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), &CommitFailure>) {
+        let outcome = match (self.outcome, committed) {
+            (Some(Ok(_) | Err(StoreError::Commit(_))) | None, Err(failure)) => Err(failure.error()),
+            (Some(outcome), _) => outcome,
+            (None, Ok(())) => Err(StoreError::Closed),
+        };
+        // The caller may have gone away in the meantime.
+        let _ = self.reply.send(outcome);
+    }
+}
 
 /// Message to the thread of the writer.
 enum Message {
-    Write(Write),
+    /// Writes for one commit.
+    Writes(Vec<Box<dyn Write>>),
     /// Closes the connection after all earlier writes; later writes fail.
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
@@ -63,14 +130,19 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread, which ends and closes the connection with the last clone of the writer.
-    pub(super) fn start(connection: Connection, wal: Wal, health: Health) -> io::Result<Self> {
+    pub(super) fn start(
+        connection: Connection,
+        wal: Wal,
+        nodes: NodeCache,
+        health: Health,
+    ) -> io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
         let writer = Self {
             queue,
             health: health.clone(),
         };
         let thread = thread::Builder::new().name("store_writer".to_owned());
-        thread.spawn(move || run(connection, receiver, wal, &health))?;
+        thread.spawn(move || run(connection, receiver, wal, &nodes, &health))?;
         Ok(writer)
     }
 
@@ -78,25 +150,34 @@ impl Writer {
         &self,
         f: impl Fn(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let health = self.health.clone();
-        let write: Write = Box::new(move |connection| {
-            let outcome = in_savepoint(connection, &f);
-            health.record(&outcome);
-            Box::new(move |committed| {
-                let outcome = match (outcome, committed) {
-                    (Ok(_) | Err(StoreError::Commit(_)), Err(failure)) => Err(failure.error()),
-                    (outcome, _) => outcome,
-                };
-                // The caller may have gone away in the meantime.
-                let _ = reply.send(outcome);
-            })
-        });
-        self.queue
-            .send(Message::Write(write))
-            .await
-            .map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let mut outcomes = self.write_all(vec![f]).await;
+        outcomes.pop().unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Runs writes in one commit, each with its own outcome.
+    pub(super) async fn write_all<T, F>(&self, closures: Vec<F>) -> Vec<Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let pend = |closure| {
+            let (reply, answer) = oneshot::channel();
+            let write: Box<dyn Write> = Box::new(PendingWrite {
+                closure,
+                outcome: None,
+                reply,
+                health: self.health.clone(),
+            });
+            (write, answer)
+        };
+        let (writes, answers): (_, Vec<_>) = closures.into_iter().map(pend).unzip();
+        // Where the writer is closed, so are the answers.
+        let _ = self.queue.send(Message::Writes(writes)).await;
+        let mut outcomes = Vec::with_capacity(answers.len());
+        for answer in answers {
+            outcomes.push(answer.await.unwrap_or(Err(StoreError::Closed)));
+        }
+        outcomes
     }
 
     /// Commits the waiting writes, copies the log into the database, and closes the connection.
@@ -112,6 +193,7 @@ fn run(
     connection: Connection,
     mut messages: mpsc::Receiver<Message>,
     mut wal: Wal,
+    nodes: &NodeCache,
     health: &Health,
 ) {
     let mut received = Vec::with_capacity(GROUP_LIMIT);
@@ -120,14 +202,14 @@ fn run(
         let mut close = None;
         for message in received.drain(..) {
             match message {
-                Message::Write(write) if close.is_none() => group.push(write),
+                Message::Writes(writes) if close.is_none() => group.extend(writes),
                 Message::Close(reply) if close.is_none() => close = Some(reply),
                 // Dropped: the caller gets `StoreError::Closed`.
                 _ => {}
             }
         }
         if !group.is_empty() {
-            commit(&connection, &mut group, health);
+            commit(&connection, &mut group, nodes, health);
             wal.truncate_if_due(&connection, health);
         }
         if let Some(reply) = close {
@@ -138,15 +220,32 @@ fn run(
 }
 
 /// Runs a group of writes in one transaction and answers each after the commit.
-fn commit(connection: &Connection, group: &mut Vec<Write>, health: &Health) {
-    let began = connection.execute_batch("BEGIN IMMEDIATE");
-    let mut answers = Vec::with_capacity(group.len());
+fn commit(
+    connection: &Connection,
+    group: &mut Vec<Box<dyn Write>>,
+    nodes: &NodeCache,
+    health: &Health,
+) {
+    let begin = || execute(connection, "BEGIN IMMEDIATE", []);
+    let mut run = |isolation| {
+        let mut writes = group.iter_mut();
+        writes.all(|write| write.run(connection, nodes, isolation))
+    };
     // After a failed BEGIN each write fails by itself, with the reason for its caller.
-    answers.extend(group.drain(..).map(|write| write(connection)));
-    let committed = began.and_then(|()| connection.execute_batch("COMMIT"));
+    let mut began = begin();
+    if !run(Isolation::None) && !connection.is_autocommit() {
+        nodes.truncate(0);
+        began = execute(connection, "ROLLBACK", []).and_then(|_| begin());
+        run(Isolation::Savepoint);
+    }
+    let committed = began.and_then(|_| execute(connection, "COMMIT", []));
     let committed = committed.map_err(|error| abort_commit(connection, error.into(), health));
-    for answer in answers {
-        answer(committed.as_ref().copied());
+    if committed.is_err() {
+        nodes.truncate(0);
+    }
+    nodes.publish();
+    for write in group.drain(..) {
+        write.answer(committed.as_ref().map(|_| ()));
     }
 }
 
@@ -168,42 +267,43 @@ fn abort_commit(connection: &Connection, error: StoreError, health: &Health) -> 
     }
 }
 
-/// Runs `f` so that its failure, or its panic, leaves no trace in the transaction.
-fn in_savepoint<T>(
+/// Runs `f`. In a savepoint, its failure, or its panic, leaves no trace in the transaction.
+fn run_closure<T>(
     connection: &Connection,
     f: &impl Fn(&Connection) -> Result<T, StoreError>,
+    isolation: Isolation,
 ) -> Result<T, StoreError> {
-    // A full disk makes SQLite roll back the whole transaction. A savepoint outside of a transaction would
-    // commit by itself, for a caller that is about to get an error.
+    // A full disk makes SQLite roll back the whole transaction. A write outside of a transaction would commit by
+    // itself, for a caller that is about to get an error.
     if connection.is_autocommit() {
         return Err(StoreError::Commit(
             "the transaction was rolled back".to_owned(),
         ));
     }
-    #[cfg(test)]
-    rehearse(connection, f)?;
-    connection.execute_batch("SAVEPOINT one")?;
+    let is_isolated = isolation == Isolation::Savepoint;
+    if is_isolated {
+        execute(connection, "SAVEPOINT one", [])?;
+    }
     let outcome = catch_unwind(AssertUnwindSafe(|| f(connection)))
         .unwrap_or_else(|_| Err(StoreError::Commit("the write panicked".to_owned())));
-    let end = if outcome.is_ok() {
-        "RELEASE one"
-    } else {
-        "ROLLBACK TO one; RELEASE one"
-    };
-    connection.execute_batch(end)?;
+    if is_isolated {
+        if outcome.is_err() {
+            execute(connection, "ROLLBACK TO one", [])?;
+        }
+        execute(connection, "RELEASE one", [])?;
+    }
     outcome
 }
 
 /// Runs a write and rolls it back, to show that it may run twice.
 #[cfg(test)]
-fn rehearse<T>(
-    connection: &Connection,
-    f: &impl Fn(&Connection) -> Result<T, StoreError>,
-) -> Result<(), StoreError> {
-    connection.execute_batch("SAVEPOINT rehearsal")?;
-    let _ = catch_unwind(AssertUnwindSafe(|| f(connection)));
-    connection.execute_batch("ROLLBACK TO rehearsal; RELEASE rehearsal")?;
-    Ok(())
+fn rehearse<T>(connection: &Connection, f: &impl Fn(&Connection) -> Result<T, StoreError>) {
+    if !connection.is_autocommit() {
+        let _ = connection.execute_batch("SAVEPOINT rehearsal");
+        let _ = catch_unwind(AssertUnwindSafe(|| f(connection)));
+        let end = "ROLLBACK TO rehearsal; RELEASE rehearsal";
+        let _ = connection.execute_batch(end);
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +317,7 @@ mod tests {
             .execute_batch("CREATE TABLE t (n INTEGER PRIMARY KEY)")
             .unwrap();
         let wal = Wal::of(Path::new("none"), Arc::default());
-        Writer::start(connection, wal, Health::default()).unwrap()
+        Writer::start(connection, wal, NodeCache::default(), Health::default()).unwrap()
     }
 
     async fn insert(writer: &Writer, n: i64) -> Result<(), StoreError> {

@@ -152,7 +152,7 @@ fn candidate(labels: &[&str], running: u32, slots: u32) -> Candidate {
     let mut node = node("box", slots, running);
     let report = Arc::make_mut(&mut node.capability);
     report.node.labels = Some(labels.iter().map(|label| (*label).to_owned()).collect());
-    Candidate::new(node, ALL)
+    Candidate::new(&node, ALL)
 }
 
 const ALL: SlotLimits = SlotLimits {

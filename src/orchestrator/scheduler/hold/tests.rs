@@ -63,7 +63,7 @@ impl Cluster {
                 running_jobs,
                 ..node.clone()
             };
-            Candidate::new(node, all).with_gpus(&gpus)
+            Candidate::new(&node, all).with_gpus(&gpus)
         });
         FreeSlots::new(candidates.collect(), u32::MAX)
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    api::{audit::AuditAction, tasks::CreateTask, time::Time},
+    api::{JobId, audit::AuditAction, tasks::CreateTask, time::Time},
     store::{Authority, CreateOutcome, CredentialId, LaneCursor, LaneRead, NewUser, QueueLimits},
 };
 use std::time::Duration;
@@ -58,6 +58,47 @@ async fn add_task(store: &Store, now: Time) {
     assert!(matches!(created, CreateOutcome::Created(_)));
 }
 
+/// Store with a node and a queued task; the node and the job.
+async fn store_with_job() -> (tempfile::TempDir, Store, NodeId, JobId) {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let event = AuditEvent::new(AuditAction::NodeRegister, Time::from_millis(1), None);
+    let registered = store.node_register(report(), String::new(), None, 1, event);
+    let RegisterOutcome::Created(node, _) = registered.await.unwrap() else {
+        panic!("the slug is new");
+    };
+    add_task(&store, Time::from_millis(1)).await;
+    let job = store.read(|c| Ok(c.query_row("SELECT id FROM jobs", [], |row| row.get(0))?));
+    let job = job.await.unwrap();
+    (home, store, node, job)
+}
+
+#[tokio::test]
+async fn claims_of_one_commit_are_independent() {
+    let (_home, store, node, job) = store_with_job().await;
+    let claims = [(JobId::new(), node), (job, node), (job, node)];
+    let claimed = store.job_claim_all(&claims, Time::now()).await;
+    let claimed = claimed
+        .into_iter()
+        .map(|job| job.unwrap().map(|job| job.id));
+    assert_eq!(claimed.collect::<Vec<_>>(), [None, Some(job), None]);
+    store.assert_cache_is_current().await;
+}
+
+#[tokio::test]
+async fn failed_write_leaves_cache_unchanged() {
+    let (_home, store, node, job) = store_with_job().await;
+    store.assert_cache_is_current().await;
+    let failing = store.write(move |c| {
+        let claim = "UPDATE jobs SET status = 'running', node_id = ?2 WHERE id = ?1";
+        c.execute(claim, params![job, node])?;
+        c.execute("UPDATE nodes SET draining = 1", [])?;
+        Err::<(), _>(StoreError::Damaged("row"))
+    });
+    failing.await.unwrap_err();
+    store.assert_cache_is_current().await;
+}
+
 /// The scheduler may have chosen a node just before it was deleted.
 #[tokio::test]
 async fn job_is_not_assigned_to_a_deleted_node() {
@@ -83,11 +124,13 @@ async fn job_is_not_assigned_to_a_deleted_node() {
 
     let known = store.node_list().await.unwrap();
     assert_eq!((known.len(), store.reports.len()), (1, 1));
+    store.assert_cache_is_current().await;
     let forgotten = store
         .node_forget("box".to_owned(), event(AuditAction::NodeForget))
         .await
         .unwrap();
     assert_eq!(forgotten, ForgetOutcome::Forgotten(node));
+    store.assert_cache_is_current().await;
     let known = store.node_list().await.unwrap();
     assert_eq!((known.len(), store.reports.len()), (0, 0));
     let first = async || {
@@ -139,6 +182,7 @@ async fn models_are_replaced_within_report() {
         .await
         .unwrap();
     assert!(stored().await.inference.is_none(), "it has no model server");
+    store.assert_cache_is_current().await;
 
     report.inference = serde_json::from_value(serde_json::json!({"models": []})).unwrap();
     register(&report).await;
@@ -146,6 +190,7 @@ async fn models_are_replaced_within_report() {
         .node_set_models(node, vec![tiny.clone()])
         .await
         .unwrap();
+    store.assert_cache_is_current().await;
     let found = stored().await;
     assert_eq!(found.inference.as_ref().unwrap().known_models(), [tiny]);
     assert_eq!(found.compute.cpu_cores, report.compute.cpu_cores);

@@ -140,7 +140,7 @@ impl World {
             for node in &known {
                 c.execute(
                     "INSERT INTO nodes (id, slug, registered_at, last_seen_at, capability, capability_sha256)
-                     VALUES (?1, ?1, 0, 0, '{}', '')",
+                     VALUES (?1, ?1, 0, 0, '{\"version\": 1, \"node\": {\"node_slug\": \"box\"}}', '')",
                     [node],
                 )?;
             }
@@ -305,6 +305,7 @@ proptest! {
                     _ => {}
                 }
                 prop_assert!(model.last <= max);
+                world.store.assert_cache_is_current().await;
                 let is_queued = model.status == JobStatus::Queued;
                 prop_assert!(world.has_lane() || !is_queued, "the lane is registered while the job is queued");
                 world.store.lane_sweep().await.unwrap();
