@@ -125,6 +125,7 @@ mod uploads;
 mod usage;
 mod users;
 mod users_cli;
+mod warm;
 mod warnings;
 mod worker_api;
 mod zero_flags;
