@@ -15,7 +15,7 @@
 //! - **Atomicity.** A write that answered an error has changed nothing, also when others that shared its commit
 //!   succeeded. A write without an answer, since the process ended, happened as a whole or not at all.
 //! - **Isolation.** A write runs as if no other ran at the same time: the rows that it has read are the same when
-//!   it is committed, and savepoints keep it apart from the writes that share its commit. A read sees committed
+//!   it is committed, and where it fails, the writes that share its commit are repeated without it. A read sees committed
 //!   data only; a function whose rows must agree reads them in one snapshot, and two functions may see two.
 //! - **Order.** A read that begins after a write has answered sees that write.
 //! - **Fencing.** Every write about a running job names its attempt and is conditional on it, so that the
@@ -33,7 +33,7 @@
 //!   that may be made twice. The tests run every closure twice.
 //! - Decisions that are one statement today (`UPDATE … WHERE used_at IS NULL RETURNING …`) stay one: they hold
 //!   with several writers, and without a retry.
-//! - Writes that answer together may share a commit (group commit), each in a savepoint of its own.
+//! - Writes that answer together may share a commit (group commit); where one of them fails, it alone is undone.
 //! - [`StorageFault`] is reported for what an operator must fix (a full disk, a read-only or a damaged
 //!   database), and [`Store::probe`] shows that it is fixed. Other failures are [`StoreError::Database`].
 //! - Several orchestrators on one database are out of scope: lanes of the queue ([`Lane`]) are known in memory
