@@ -39,6 +39,7 @@ unit: ## Run unit and property tests, and the rules between rooms
 it: ## Run black-box tests of the binary, with podman
 	$(CARGO) build --locked --example stand-in-ollama --example attack
 	$(CARGO) test --locked --test it
+	CYNODE_TEST_WARM=1 $(CARGO) test --locked --test it -- escapes:: files:: job_ends:: recovery:: sandbox:: stdin::
 
 rootless: ## Run the sandbox tests as a plain user, too (as root)
 	$(CARGO) build --locked --bins --example attack

@@ -18,7 +18,7 @@ fn whole(text: &str, number: u16) -> Value {
         "sandbox": {
             "engine": text, "runtime": text, "max_concurrency": number, "allowed_images": [text],
             "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
-            "reserve_memory": "1GiB",
+            "reserve_memory": "1GiB", "warm": number, "warm_memory": "1GiB",
         },
         "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "context_length": number, "gpu_share": "exclusive"},
         "storage": {
