@@ -6,7 +6,7 @@ set -euo pipefail
 
 binary=$1
 user=cynode-test
-rooms=(escapes:: host_settings:: hostile_images:: image_gc:: init_alone:: job_ends:: job_limits:: kernel:: node_guards:: odd_images:: open_sandboxes:: podman_moods:: races:: run_files:: sandbox:: sandbox_inference:: shims:: trees:: worker_api::)
+rooms=(escapes:: host_settings:: hostile_images:: image_gc:: init_alone:: job_ends:: job_limits:: kernel:: node_guards:: odd_images:: open_sandboxes:: podman_moods:: races:: run_files:: sandbox:: sandbox_inference:: shims:: trees:: warm:: worker_api::)
 
 if [ "$(id -u)" -ne 0 ]; then
   echo "rootless: nothing to do, tests run as $(id -un) already"
