@@ -77,7 +77,7 @@ fn warm_job_has_its_own_environment() {
 #[test]
 fn other_limits_need_another_sandbox() {
     let worker = warmed(2);
-    let limited = || Worker::script_with("true", json!({"pids": 64}));
+    let limited = || Worker::script_with("true", json!({"shm_size": "1MiB"}));
     assert_completed(&worker, &limited());
     assert_eq!(starts(&worker, "cold"), 2.0);
     wait_ready(&worker, 2);
