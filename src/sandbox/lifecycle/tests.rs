@@ -352,10 +352,8 @@ fn killed_client_does_not_end_running_command() {
 
 #[test]
 fn sandbox_goes_on_without_its_client() {
-    let detached = |is_reporting| Event::ClientExited {
-        end: ClientEnd::Detached,
-        is_reporting,
-    };
+    let end = ClientEnd::Detached;
+    let detached = |is_reporting| Event::ClientExited { end, is_reporting };
     for has_exec in [false, true] {
         let mut run = Run::new();
         assert_eq!(run.step(detached(true)), Action::Wait);

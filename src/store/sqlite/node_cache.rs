@@ -285,9 +285,7 @@ impl Store {
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             Ok(rows.collect::<Result<HashMap<UserId, u32>, _>>()?)
         });
-        assert_eq!(
-            self.node_cache.state.lock().running_of,
-            running.await.unwrap()
-        );
+        let running = running.await.unwrap();
+        assert_eq!(self.node_cache.state.lock().running_of, running);
     }
 }
