@@ -48,11 +48,11 @@ pub fn has_warm() -> bool {
         .get_or_init(|| run(Command::new(&*BINARY).args(["node", "--help"])).contains("--warm "))
 }
 
-/// A role with its log at `warn`, and nothing on its stdin and stdout.
+/// A role that logs only errors, with nothing on its stdin and stdout.
 pub fn role(name: &str, data_dir: &Path) -> Command {
     let mut command = Command::new(&*BINARY);
     command
-        .args([name, "--log-level=warn", "--data-dir"])
+        .args([name, "--log-level=error", "--data-dir"])
         .arg(data_dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null());
@@ -128,7 +128,7 @@ impl System {
                 "--slug",
                 SLUG,
             ])
-            .args(["--default-image", image(), "--shutdown-grace=0s"])
+            .args(["--prefetch-image", image(), "--shutdown-grace=0s"])
             .args(["--max-concurrency", &slots.to_string()])
             .args(["--orchestrator", &format!("http://{control}")])
             .env("CYNODE_PSK", PSK);
