@@ -33,8 +33,12 @@ impl Link {
         let (held, seen) = (Arc::new(Mutex::new(held)), Arc::clone(&ranges));
         thread::spawn(move || {
             for from in listener.incoming() {
+                let from = from.unwrap();
+                // Its end may not listen yet.
+                let Ok(to) = TcpStream::connect(&gateway) else {
+                    continue;
+                };
                 opened.fetch_add(1, Ordering::SeqCst);
-                let (from, to) = (from.unwrap(), TcpStream::connect(&gateway).unwrap());
                 let back = (to.try_clone().unwrap(), from.try_clone().unwrap());
                 thread::spawn(move || pass(back.0, back.1, |_, _| true));
                 let (held, seen) = (Arc::clone(&held), Arc::clone(&seen));
