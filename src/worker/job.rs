@@ -87,7 +87,7 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
 struct Held<'a> {
     /// Contents: after a shim that is killed, files are placed again.
     pins: Vec<Pin>,
-    /// Turn to start a new sandbox.
+    /// Mark of a start.
     turn: Option<StartTurn<'a>>,
 }
 

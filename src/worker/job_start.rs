@@ -35,7 +35,7 @@ use std::{fs, io, path::PathBuf, sync::Arc};
 /// Job whose sandbox is being started, or has it already.
 pub(super) struct Started<'a> {
     pub(super) handle: ShimHandle,
-    /// Turn to start a new sandbox.
+    /// Mark until the command has begun.
     pub(super) turn: Option<StartTurn<'a>>,
 }
 
@@ -50,12 +50,12 @@ pub(super) async fn start<'a>(
     if let Some(kind) = kind_of(&live.job, spec, prepared)
         && let Some(warm) = ctx.warm.take(kind, &prepared.image.id, has_files).await
     {
+        let turn = Some(ctx.warm.enter_start(true));
         let handle = hand_over(ctx, live, spec, prepared, warm).await?;
-        ctx.warm.count_warm();
-        return Ok(Started { handle, turn: None });
+        return Ok(Started { handle, turn });
     }
     place_files(ctx, live, spec).await?;
-    let turn = ctx.warm.enter_cold_start();
+    let turn = ctx.warm.enter_start(false);
     let started = start_new(ctx, &live.job, spec, prepared).await;
     let handle =
         started.map_err(|error| engine_error(format!("no shim could be started: {error}")))?;

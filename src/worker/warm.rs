@@ -10,9 +10,9 @@
 //! <jobs dir>/warm-<sandbox id>/    workspace, shim.sock, shim.log, container: as of a job that was not accepted
 //! ```
 //!
-//! One is started at a time, while no job is being started and the node has room for more: a sandbox that is kept ready must never
-//! cost a job anything. A job that finds none of its kind takes the one that is being started, which is ready before
-//! a new one would be.
+//! One is started at a time, and only beside fewer starts for jobs than the machine has cores: a sandbox that is kept
+//! ready must never cost a job anything. A job that finds none of its kind takes the one that is being started, which is
+//! ready before a new one would be; another is started then.
 
 mod keeper;
 
@@ -35,6 +35,7 @@ use std::{
     cmp::Reverse,
     mem,
     path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -81,6 +82,7 @@ struct Wanted {
 
 /// One that is being started.
 struct Coming {
+    id: SandboxId,
     kind: Kind,
     image_id: String,
     /// Job that takes it once it is ready.
@@ -90,7 +92,7 @@ struct Coming {
 #[derive(Default)]
 struct State {
     ready: Vec<Warm>,
-    coming: Option<Coming>,
+    coming: Vec<Coming>,
     /// Those that are being ended, or have ended by themselves.
     ending: Vec<Warm>,
     wanted: Vec<Wanted>,
@@ -105,20 +107,21 @@ pub(super) struct WarmPool {
     most: usize,
     state: Mutex<State>,
     wake: Notify,
-    /// Number of jobs for which a new sandbox is being started.
-    starting_jobs: watch::Sender<usize>,
-    /// Whether the keeper has ended.
+    /// Number of jobs that have a sandbox, warm or new, and whose commands have not begun.
+    starting_jobs: AtomicUsize,
+    /// Whether there may be sandboxes.
     is_kept: watch::Sender<bool>,
     /// Sandboxes that jobs got, by how they were started.
     starts: IntCounterVec,
 }
 
-/// Mark of a job whose new sandbox is being started. None is warmed meanwhile.
-pub(super) struct StartTurn<'a>(&'a watch::Sender<usize>);
+/// Mark of a job whose command has not begun in its sandbox.
+pub(super) struct StartTurn<'a>(&'a WarmPool);
 
 impl Drop for StartTurn<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|jobs| *jobs -= 1);
+        self.0.starting_jobs.fetch_sub(1, Ordering::Relaxed);
+        self.0.wake.notify_one();
     }
 }
 
@@ -143,7 +146,7 @@ impl WarmPool {
             most,
             state: state.into(),
             wake: Notify::new(),
-            starting_jobs: watch::Sender::new(0),
+            starting_jobs: AtomicUsize::new(0),
             is_kept: watch::Sender::new(false),
             starts,
         }
@@ -161,25 +164,23 @@ impl WarmPool {
             return None;
         }
         let taken = self.state.lock().take(kind, image_id, has_files);
-        self.wake.notify_one();
         match taken {
             Ok(warm) => Some(warm),
-            // Without one where it did not start.
-            Err(Some(claim)) => claim.await.ok(),
+            Err(Some(claim)) => {
+                self.wake.notify_one();
+                // Without one where it did not start.
+                claim.await.ok()
+            }
             Err(None) => None,
         }
     }
 
-    /// Counts a job that got a warm sandbox.
-    pub(super) fn count_warm(&self) {
-        self.starts.with_label_values(&["warm"]).inc();
-    }
-
-    /// Counts a job that gets a new sandbox, and marks it as being started.
-    pub(super) fn enter_cold_start(&self) -> StartTurn<'_> {
-        self.starts.with_label_values(&["cold"]).inc();
-        self.starting_jobs.send_modify(|jobs| *jobs += 1);
-        StartTurn(&self.starting_jobs)
+    /// Counts a job that gets a sandbox, and marks it as being started.
+    pub(super) fn enter_start(&self, is_warm: bool) -> StartTurn<'_> {
+        let start = if is_warm { "warm" } else { "cold" };
+        self.starts.with_label_values(&[start]).inc();
+        self.starting_jobs.fetch_add(1, Ordering::Relaxed);
+        StartTurn(self)
     }
 
     /// Ends all warm sandboxes, and waits until nothing is left of them.
@@ -251,7 +252,7 @@ impl State {
             }
             self.ending.push(warm);
         };
-        let claim = self.coming.as_mut().filter(|coming| {
+        let claim = self.coming.iter_mut().find(|coming| {
             let is_same = coming.kind == kind && coming.image_id == image_id;
             is_same && coming.claim.is_none() && !has_files
         });
@@ -308,9 +309,9 @@ impl State {
         kinds.zip(shares).collect()
     }
 
-    /// Kind of which there are too few.
+    /// Kind of which there are too few, while none is being started that no job has claimed.
     fn next_missing(&mut self, most: usize) -> Option<Kind> {
-        if self.is_closed {
+        if self.is_closed || self.coming.iter().any(|coming| coming.claim.is_none()) {
             return None;
         }
         let now = Instant::now();

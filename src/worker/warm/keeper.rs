@@ -1,13 +1,13 @@
 //! Keeper of the warm sandboxes: starts what is missing, ends what is too much.
 
-use super::{Coming, Kind, State, Warm};
+use super::{Coming, Kind, State, Warm, WarmPool};
 use crate::{
     api::jobs::PullPolicy,
+    background,
     data_dir::make_private_subdir,
     engine::{ResolvedImage, labels},
     sandbox::{SandboxId, shim::ShimHandle},
     spool::Spool,
-    wait,
     worker::{
         context::WorkerContext, job_shim::ShimConfig, job_start::sandbox_config,
         memory_guard::available_memory,
@@ -18,10 +18,12 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
+    thread,
     time::{Duration, Instant},
 };
 use tokio::{
+    sync::oneshot,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
@@ -42,6 +44,7 @@ pub(in crate::worker) async fn keep_warm(ctx: Arc<WorkerContext>, reserve_memory
     let pool = &ctx.warm;
     pool.is_kept.send_replace(true);
     let (mut reported, mut index) = (0, None);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     while !pool.state.lock().is_closed {
         let now = ctx.engine.index_stamp().await;
         if now.is_none() || now != index {
@@ -56,14 +59,15 @@ pub(in crate::worker) async fn keep_warm(ctx: Arc<WorkerContext>, reserve_memory
         for warm in ended {
             discard(&ctx, warm.id, &warm.dir).await;
         }
-        while can_start(&ctx, reserve_memory).await {
-            let Some(kind) = pool.state.lock().next_missing(pool.most) else {
-                break;
-            };
-            start(&ctx, kind).await;
+        if can_start(&ctx, reserve_memory).await
+            && let Some((id, kind)) = pool.begin_start(cores)
+        {
+            let ctx = Arc::clone(&ctx);
+            background::spawn("start_warm", async move { start(&ctx, id, kind).await });
         }
+        // Not what a job took just now, and will be replaced.
         let (ready, _) = pool.counts();
-        if ready != reported {
+        if ready != reported && pool.state.lock().coming.is_empty() {
             reported = ready;
             ctx.changed.send_replace(());
         }
@@ -72,7 +76,8 @@ pub(in crate::worker) async fn keep_warm(ctx: Arc<WorkerContext>, reserve_memory
             () = sleep(LOOK_INTERVAL) => {}
         }
     }
-    pool.is_kept.send_replace(false);
+    // The last that is being started, if there is one, does.
+    pool.note_end();
 }
 
 /// Ends the sandboxes of images whose names stand for others now, or for none.
@@ -96,52 +101,49 @@ async fn end_replaced(ctx: &Arc<WorkerContext>) {
     }
 }
 
-/// Whether a sandbox would be missing, once no job is being started and this node has room for it.
+/// Whether a sandbox is missing, and this node has room for it.
 async fn can_start(ctx: &Arc<WorkerContext>, reserve_memory: u64) -> bool {
     let pool = &ctx.warm;
     if pool.state.lock().next_missing(pool.most).is_none() {
         return false;
     }
-    // The sender lives in the pool.
-    let _ = wait::until(&mut pool.starting_jobs.subscribe(), |jobs| *jobs == 0).await;
     let memory = spawn_blocking(available_memory).await.ok().flatten();
     memory.is_none_or(|free| free >= reserve_memory.saturating_add(MEMORY_HEADROOM))
         && ctx.ensure_ready().await.is_ok()
 }
 
 /// Starts a sandbox of this kind, which is ready when this returns, or failed.
-async fn start(ctx: &Arc<WorkerContext>, kind: Kind) {
+async fn start(ctx: &Arc<WorkerContext>, id: SandboxId, kind: Kind) {
     let began = Instant::now();
-    let started = try_start(ctx, &kind).await;
+    let started = try_start(ctx, id, &kind).await;
     let pool = &ctx.warm;
-    let mut state = pool.state.lock();
-    match started {
-        Ok(warm) => {
-            state.note_start(began.elapsed());
-            state.arrived(warm);
-        }
-        Err(error) => {
-            state.coming = None;
-            tracing::info!(image = %kind.image, %error, "no warm sandbox started; trying again later");
-            state.retry_later(&kind);
+    {
+        let mut state = pool.state.lock();
+        let claim = state.take_claim(id);
+        match started {
+            Ok(warm) => {
+                state.note_start(began.elapsed());
+                state.arrived(warm, claim);
+            }
+            Err(error) => {
+                tracing::info!(image = %kind.image, %error, "no warm sandbox started; trying again later");
+                state.retry_later(&kind);
+            }
         }
     }
+    pool.wake.notify_one();
+    pool.note_end();
 }
 
-async fn try_start(ctx: &Arc<WorkerContext>, kind: &Kind) -> io::Result<Warm> {
+async fn try_start(ctx: &Arc<WorkerContext>, id: SandboxId, kind: &Kind) -> io::Result<Warm> {
     let resolved = ctx.images.resolve(&kind.image, PullPolicy::Never, |_| ());
     let image = resolved.await.map_err(io::Error::other)?;
     let fault = ctx.images.files_fault(ctx.init.path(), &image.id).await;
     if let Some(fault) = fault.map_err(io::Error::other)? {
         return Err(io::Error::other(fault));
     }
-    let id = SandboxId::random();
     let dir = ctx.disk.jobs_dir.join(format!("warm-{id}"));
-    ctx.warm.state.lock().coming = Some(Coming {
-        kind: kind.clone(),
-        image_id: image.id.clone(),
-        claim: None,
-    });
+    ctx.warm.state.lock().set_image(id, &image.id);
     let started = start_in(ctx, kind, &image, id, &dir).await;
     if started.is_err() {
         discard(ctx, id, &dir).await;
@@ -215,6 +217,33 @@ async fn discard(ctx: &Arc<WorkerContext>, id: SandboxId, dir: &Path) {
     ctx.trash.add(dir.to_owned(), None);
 }
 
+impl WarmPool {
+    /// Begins the start of a sandbox that is missing, unless as much is being started as there are cores.
+    fn begin_start(&self, cores: usize) -> Option<(SandboxId, Kind)> {
+        let mut state = self.state.lock();
+        let starting = self.starting_jobs.load(Ordering::Relaxed) + state.coming.len();
+        if starting >= cores {
+            return None;
+        }
+        let (id, kind) = (SandboxId::random(), state.next_missing(self.most)?);
+        state.coming.push(Coming {
+            id,
+            kind: kind.clone(),
+            image_id: String::new(),
+            claim: None,
+        });
+        Some((id, kind))
+    }
+
+    /// Notes that no more sandboxes come, once the pool is closed.
+    fn note_end(&self) {
+        let state = self.state.lock();
+        if state.is_closed && state.coming.is_empty() {
+            self.is_kept.send_replace(false);
+        }
+    }
+}
+
 impl State {
     /// Notes the time of a start, of which the usual one follows slowly.
     fn note_start(&mut self, took: Duration) {
@@ -222,10 +251,22 @@ impl State {
         self.start_time = Some(usual);
     }
 
+    /// Sets the image of a sandbox that is being started. Jobs can claim it from then on.
+    fn set_image(&mut self, id: SandboxId, image_id: &str) {
+        if let Some(coming) = self.coming.iter_mut().find(|coming| coming.id == id) {
+            image_id.clone_into(&mut coming.image_id);
+        }
+    }
+
+    /// Takes one that is not being started any more; the job that waits for it.
+    fn take_claim(&mut self, id: SandboxId) -> Option<oneshot::Sender<Warm>> {
+        let at = self.coming.iter().position(|coming| coming.id == id)?;
+        self.coming.swap_remove(at).claim
+    }
+
     /// Gives a sandbox that is ready to the job that waits for it, or keeps it.
-    fn arrived(&mut self, mut warm: Warm) {
-        let coming = self.coming.take();
-        if let Some(claim) = coming.and_then(|coming| coming.claim) {
+    fn arrived(&mut self, mut warm: Warm, claim: Option<oneshot::Sender<Warm>>) {
+        if let Some(claim) = claim {
             match claim.send(warm) {
                 Ok(()) => return,
                 // The job waits no more.
