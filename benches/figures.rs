@@ -177,6 +177,13 @@ pub fn committed(document: &str, section: &str) -> Vec<(String, f64)> {
     rows.collect()
 }
 
+/// Names of committed figures that were not measured.
+pub fn not_measured<'a>(committed: &'a [(String, f64)], figures: &[Figure]) -> Vec<&'a str> {
+    let is_measured = |name: &str| figures.iter().any(|figure| figure.name == name);
+    let names = committed.iter().map(|(name, _)| name.as_str());
+    names.filter(|name| !is_measured(name)).collect()
+}
+
 /// A figure that is worse than the committed one by more than its margin.
 #[derive(Debug, PartialEq)]
 pub struct Regression {

@@ -149,8 +149,12 @@ impl Stage {
         .unwrap();
         let decided_in = began.elapsed();
         let claims = decided.assigned.into_iter().map(|(job, node)| async move {
-            let claimed = self.store.job_claim(job, node, Time::now()).await;
-            claimed.unwrap().unwrap().id
+            let claimed = self
+                .store
+                .job_claim(&[(job, node)], Time::now())
+                .await
+                .pop();
+            claimed.unwrap().unwrap().unwrap().id
         });
         let claimed = stream::iter(claims).buffer_unordered(WRITERS);
         at_nodes.extend(claimed.collect::<Vec<_>>().await);

@@ -34,8 +34,8 @@ pub fn bench() -> Vec<Figure> {
     let megabytes = |path: &Path| fs::metadata(path).unwrap().len() as f64 / 1e6;
     let mut figures = vec![
         Figure::plain("orchestrator, empty database", "s", empty.median()),
-        Figure::lower("orchestrator, 1,000,000 finished tasks", "s", full.median()).at_most(1.0),
-        Figure::lower(
+        Figure::plain("orchestrator, 1,000,000 finished tasks", "s", full.median()).at_most(1.0),
+        Figure::plain(
             "`cynode dev` to the first result, new data directory",
             "s",
             first.median(),

@@ -166,7 +166,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
 fn warm(node: &NodeView) -> String {
     node.warm.map_or_else(
         || "-".to_owned(),
-        |warm| format!("{} of at most {}", warm.ready, warm.most),
+        |warm| format!("{} of at most {}", warm.ready, warm.max),
     )
 }
 

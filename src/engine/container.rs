@@ -145,7 +145,8 @@ impl Container {
         }
         let directory = self.directory.join(id);
         let mut pauses = Backoff::new(MIN_LOOK_INTERVAL, MAX_LOOK_INTERVAL);
-        // The last that podman removes of a container. Asking podman would take as long as its removal.
+        // Podman removes it once the container is unmounted. Its record in podman's database goes a moment later, or, where
+        // podman is killed just then, with the next collection of orphans. Asking podman would take as long as its removal.
         while fs::try_exists(&directory).await.unwrap_or(true) {
             sleep(pauses.next_delay()).await;
         }
@@ -160,7 +161,7 @@ impl Container {
 }
 
 impl Engine {
-    /// Starts a container, in the foreground of a podman of its own.
+    /// Starts a container with a podman of its own.
     pub fn spawn(&self, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
         let mut command = self.program.command();
         command
@@ -204,7 +205,7 @@ pub(super) fn sandbox_args(
 ) -> Result<Vec<String>, EngineError> {
     let mut list = base_args(engine);
     let sandbox = [
-        // Podman removes the container as soon as init has ended; a call of its own would take its lock again.
+        // The container is removed as soon as init has ended, without a call of ours.
         "--rm",
         // No network device but loopback, and so no host, proxy or metadata service to reach.
         "--network=none",

@@ -124,7 +124,7 @@ impl Lifecycle {
             Event::Assigned(limits) => self.assigned(limits, now),
             Event::ExecSent => self.exec_sent(),
             Event::ExecRefused(exit) => Action::EndClient(self.end(exit, now)),
-            // Init ends by itself, and podman with it.
+            // Init ends by itself.
             Event::InitRefused(exit) => Action::Exit(self.end(exit, now)),
             Event::ExecStarted => self.exec_started(now),
             Event::ExecSignaled => {
@@ -308,7 +308,10 @@ impl Lifecycle {
             (None, Some(reason)) => SandboxExit::Stopped(reason),
             // Init was killed, and the command with it: by the kernel, for memory that the command took, or on
             // purpose. A command that can bring that about must not be run again for it.
-            (None, None) if self.has_exec && self.client == Some(ClientEnd::Detached) => {
+            (None, None)
+                if (self.is_running || words.has_started)
+                    && self.client == Some(ClientEnd::Detached) =>
+            {
                 SandboxExit::Signaled(libc::SIGKILL)
             }
             (None, None) => match words.message {

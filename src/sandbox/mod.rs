@@ -8,7 +8,9 @@
 //! | file | contents |
 //! |---|---|
 //! | [`lifecycle`] | starting → ready → in use → ending → cleared, a pure state machine |
-//! | [`supervisor`] | drives one container by it |
+//! | [`supervisor`], [`guest`] | drives one container by it, without a command and with one |
+//! | [`cleanup`] | removal of a container whose exit is known |
+//! | [`pool`] | how many are worth starting before there are commands for them |
 //! | [`listeners`] | listeners in it for calls of models, which its owner serves |
 //! | [`stdin`] | what the command reads, on its way to init |
 //! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |

@@ -1,4 +1,4 @@
-//! Number of sandboxes that are worth to be started before there is a command for them; pure.
+//! Number of sandboxes that are worth starting before there is a command for them; pure.
 //!
 //! The arrivals of the last minutes say how many would have been taken at once, had each that was taken been replaced
 //! within the time that a start takes: [`Demand::target`]. A burst of twenty asks for twenty; a command every second, for

@@ -349,18 +349,23 @@ impl Sandbox {
 
     /// Evidence of the end, once no client is left. Init reports before it ends, so its report may just be unread.
     async fn last_words(&mut self, guest: Option<&Guest<'_>>) -> Event {
-        let report = match self.reports.last().await {
+        let (report, has_started) = match self.reports.last().await {
             Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
                 return Event::InitRefused(refused_by_init(refusal));
             }
-            Some((ExecId::FIRST, Report::Ended(end))) => Some(end),
-            _ => None,
+            Some((ExecId::FIRST, Report::Ended(end))) => (Some(end), true),
+            Some((ExecId::FIRST, _)) => (None, true),
+            _ => (None, false),
         };
-        if let (Some(_), Some(guest)) = (report, guest) {
+        if let (true, Some(guest)) = (has_started, guest) {
             guest.sink.exec_started();
         }
         let message = self.cleanup.container.wait_exit().await.err();
-        Event::ClientGone(LastWords { report, message })
+        Event::ClientGone(LastWords {
+            report,
+            has_started,
+            message,
+        })
     }
 
     /// Reads what is left in the pipes, and keeps what is to be known of the end. All who could write are dead, though

@@ -15,7 +15,7 @@
 //! - **Atomicity.** A write that answered an error has changed nothing, also when others that shared its commit
 //!   succeeded. A write without an answer, since the process ended, happened as a whole or not at all.
 //! - **Isolation.** A write runs as if no other ran at the same time: the rows that it has read are the same when
-//!   it is committed, and where it fails, the writes that share its commit are repeated without it. A read sees committed
+//!   it is committed, and where it fails, the writes that share its commit are repeated, each for itself. A read sees committed
 //!   data only; a function whose rows must agree reads them in one snapshot, and two functions may see two.
 //! - **Order.** A read that begins after a write has answered sees that write.
 //! - **Fencing.** Every write about a running job names its attempt and is conditional on it, so that the
@@ -44,5 +44,5 @@ mod sqlite;
 mod types;
 
 pub use error::{BackupError, LowSpace, StorageFault, StoreError};
-pub use sqlite::{Store, backup, has_users, is_empty};
+pub use sqlite::{MAX_CLAIMS, Store, backup, has_users, is_empty};
 pub use types::*;

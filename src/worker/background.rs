@@ -45,8 +45,8 @@ pub(super) fn spawn_all(
     if let Some(age) = storage.image_gc {
         tasks.spawn("image_gc", image_gc::run_image_gc(Arc::clone(ctx), age));
     }
-    let keeper = warm::keep_warm(Arc::clone(ctx), settings.reserve_memory);
-    tasks.spawn("keep_warm", keeper);
+    let pool = warm::run_warm_pool(Arc::clone(ctx), settings.reserve_memory);
+    tasks.spawn("warm_pool", pool);
     tasks.spawn("gc", gc::run_gc(Arc::clone(ctx), ledger, storage.retain));
 }
 

@@ -17,7 +17,7 @@ use super::{
     context::WorkerContext,
     disk_guard::LiveJob,
     job_result::write_result,
-    job_start::{self, Started},
+    job_start::{self, StartError, Started},
     job_stop::{cancel_requested, stop_requested},
     ledger::Job,
     prepare::{PrepareError, engine_error, prepare},
@@ -25,7 +25,7 @@ use super::{
     reconnect::{pauses, reconnect},
     sandbox_inference::serve_models,
     slots::Slot,
-    warm::StartTurn,
+    warm::StartMark,
 };
 use crate::{
     api::jobs::{JobError, JobErrorKind, SandboxSpec},
@@ -88,7 +88,7 @@ struct Held<'a> {
     /// Contents: after a shim that is killed, files are placed again.
     pins: Vec<Pin>,
     /// Mark of a start.
-    turn: Option<StartTurn<'a>>,
+    mark: Option<StartMark<'a>>,
 }
 
 async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
@@ -101,7 +101,7 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
         }
         JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
     };
-    for _ in 0..MAX_SHIM_STARTS {
+    for start in 0..MAX_SHIM_STARTS {
         let Some(spec) = pending else { break };
         if let Some(prompt) = &spec.prompt {
             let end = prompt::answer(ctx, job, prompt, spec.timeout_seconds).await;
@@ -111,7 +111,7 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
             // Of an earlier process; one that is gone since is reported when it is placed.
             held.pins = ctx.contents.pin_all(&spec).await.unwrap_or_default();
         }
-        pending = run_in_sandbox(ctx, &live, spec, &mut held).await;
+        pending = run_in_sandbox(ctx, &live, spec, (start == 0, &mut held)).await;
     }
     if pending.is_some() {
         let error =
@@ -139,7 +139,7 @@ async fn run_in_sandbox<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
     spec: SandboxSpec,
-    held: &mut Held<'a>,
+    (may_be_warm, held): (bool, &mut Held<'a>),
 ) -> Option<SandboxSpec> {
     let job = &live.job;
     let mut cancel = job.cancellation();
@@ -155,13 +155,14 @@ async fn run_in_sandbox<'a>(
             return None;
         }
     };
-    match job_start::start(ctx, live, &spec, &prepared).await {
-        Ok(Started { handle, turn }) => {
-            held.turn = turn;
+    match job_start::start(ctx, live, &spec, &prepared, may_be_warm).await {
+        Ok(Started { handle, mark }) => {
+            held.mark = mark;
             supervise(ctx, job, handle, (&mut prepared.slot, held)).await;
-            held.turn = None;
+            held.mark = None;
         }
-        Err(error) => end_without_shim(ctx, job, error.into()).await,
+        Err(StartError::Job(error)) => end_without_shim(ctx, job, error.into()).await,
+        Err(StartError::Warm) => {}
     }
     recover(ctx, live).await
 }
@@ -197,7 +198,7 @@ async fn supervise(
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
-                let is_held = !held.pins.is_empty() || held.turn.is_some();
+                let is_held = !held.pins.is_empty() || held.mark.is_some();
                 if is_held && !job.with_spool(Spool::has_request).await.unwrap_or(true) {
                     *held = Held::default();
                 }

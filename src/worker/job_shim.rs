@@ -131,19 +131,23 @@ async fn run_warm(mut config: SandboxConfig, mut shim: Shim) -> io::Result<()> {
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    tracing::info!(?exit, "sandbox ended before it had a job");
+    tracing::warn!(?exit, "sandbox ended before it had a job");
     if !cleanup.wait_until_removed().await {
         // The worker finds what is left.
         return Ok(());
     }
     remove_workspace(&config).await;
+    if !*shim.ready.borrow() {
+        // The worker reads in the log why it did not start.
+        return Ok(());
+    }
     let (engine, name) = (&config.engine, config.id.container_name());
     if let Some(upper) = engine.detached_upper(&name)
         && let Err(error) = engine.remove_tree(&config.init, &upper).await
     {
         tracing::warn!(error, "upper directory can't be removed");
     }
-    // The log with it, which nobody needs of a sandbox that was not used.
+    // The log with it: it says only that the sandbox was not used.
     fs::remove_dir_all(&config.scratch)
 }
 

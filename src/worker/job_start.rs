@@ -11,10 +11,11 @@ use super::{
     disk_guard::LiveJob,
     job_files::place_files,
     job_shim::{JobConfig, ShimConfig},
+    job_stop::cancel_requested,
     ledger::Job,
     placement::give_to,
     prepare::{PrepareError, Prepared, engine_error, limits_of},
-    warm::{Kind, StartTurn, Warm},
+    warm::{Kind, StartMark, WarmSandbox},
 };
 use crate::{
     api::{
@@ -30,37 +31,69 @@ use crate::{
     sandbox_init::seccomp,
     spool::Spool,
 };
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// Longest wait for a warm sandbox that is being started.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Job whose sandbox is being started, or has it already.
 pub(super) struct Started<'a> {
     pub(super) handle: ShimHandle,
     /// Mark until the command has begun.
-    pub(super) turn: Option<StartTurn<'a>>,
+    pub(super) mark: Option<StartMark<'a>>,
 }
 
-/// Starts a prepared job, with its files; its shim goes on without this process.
+/// Reason for which a job was not started.
+pub(super) enum StartError {
+    /// The job can't be started.
+    Job(PrepareError),
+    /// A warm sandbox could not be handed over; a new one can be started.
+    Warm,
+}
+
+impl From<PrepareError> for StartError {
+    fn from(error: PrepareError) -> Self {
+        Self::Job(error)
+    }
+}
+
+/// Starts a prepared job, with its files; its shim goes on without this process. In a warm sandbox only where `may_be_warm`.
 pub(super) async fn start<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
     prepared: &Prepared<'_>,
-) -> Result<Started<'a>, PrepareError> {
-    let has_files = !spec.files.is_empty() || spec.stdin.is_some();
-    if let Some(kind) = kind_of(&live.job, spec, prepared)
-        && let Some(warm) = ctx.warm.take(kind, &prepared.image.id, has_files).await
-    {
-        let turn = Some(ctx.warm.enter_start(true));
-        let handle = hand_over(ctx, live, spec, prepared, warm).await?;
-        return Ok(Started { handle, turn });
+    may_be_warm: bool,
+) -> Result<Started<'a>, StartError> {
+    if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, spec, prepared).await? {
+        return hand_over(ctx, live, spec, prepared, warm).await;
     }
     place_files(ctx, live, spec).await?;
-    let turn = ctx.warm.enter_start(false);
+    let mark = Some(ctx.warm.enter_start(false));
     let started = start_new(ctx, &live.job, spec, prepared).await;
     let handle =
         started.map_err(|error| engine_error(format!("no shim could be started: {error}")))?;
-    let turn = Some(turn);
-    Ok(Started { handle, turn })
+    Ok(Started { handle, mark })
+}
+
+/// Takes a warm sandbox for a job, or waits for the one that is being started.
+async fn take_warm(
+    ctx: &WorkerContext,
+    job: &Job,
+    spec: &SandboxSpec,
+    prepared: &Prepared<'_>,
+) -> Result<Option<WarmSandbox>, PrepareError> {
+    let Some(kind) = kind_of(job, spec, prepared) else {
+        return Ok(None);
+    };
+    let mut cancel = job.cancellation();
+    tokio::select! {
+        taken = timeout(CLAIM_TIMEOUT, ctx.warm.take(kind, &prepared.image.id)) => {
+            Ok(taken.ok().flatten())
+        }
+        _ = cancel_requested(&mut cancel, None) => Err(PrepareError::Canceled),
+    }
 }
 
 /// Kind of a warm sandbox that would do for the job; `None` where it needs one of its own.
@@ -73,17 +106,38 @@ fn kind_of(job: &Job, spec: &SandboxSpec, prepared: &Prepared<'_>) -> Option<Kin
     })
 }
 
-/// Hands a warm sandbox over to a job.
-async fn hand_over(
-    ctx: &WorkerContext,
+/// Hands a warm sandbox over to a job. Where that fails, nothing of the sandbox is left.
+async fn hand_over<'a>(
+    ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
     prepared: &Prepared<'_>,
-    warm: Warm,
-) -> Result<ShimHandle, PrepareError> {
+    mut warm: WarmSandbox,
+) -> Result<Started<'a>, StartError> {
+    match try_hand_over(ctx, live, spec, prepared, &mut warm).await {
+        Ok(mark) => Ok(Started {
+            handle: warm.handle,
+            mark: Some(mark),
+        }),
+        Err(error) => {
+            warm.end_now().await;
+            Err(error)
+        }
+    }
+}
+
+async fn try_hand_over<'a>(
+    ctx: &'a WorkerContext,
+    live: &Arc<LiveJob>,
+    spec: &SandboxSpec,
+    prepared: &Prepared<'_>,
+    warm: &mut WarmSandbox,
+) -> Result<StartMark<'a>, StartError> {
     let job = &live.job;
-    let failed =
-        |error: io::Error| engine_error(format!("a warm sandbox can't be handed over: {error}"));
+    let failed = |error: io::Error| {
+        tracing::warn!(%error, "warm sandbox can't be handed over; starting a new one");
+        StartError::Warm
+    };
     let (name, dir) = (warm.id.container_name(), warm.dir.clone());
     let moved = job.with_spool(move |spool| {
         // On record before there is a workspace, from which recovery knows that there may be a container.
@@ -96,10 +150,10 @@ async fn hand_over(
     if !spec.files.is_empty() || spec.stdin.is_some() {
         place_for(ctx, live, spec, warm.owner).await?;
     }
-    let mut handle = warm.handle;
-    let assigned = handle.assign(&job_config(ctx, job, spec, prepared));
-    assigned.map_err(failed)?;
-    Ok(handle)
+    let mark = ctx.warm.enter_start(true);
+    let config = job_config(ctx, job, spec, prepared);
+    warm.handle.assign(&config).map_err(failed)?;
+    Ok(mark)
 }
 
 /// Places the files of a job in a workspace that belongs to the image's user, as podman would have given it to them.

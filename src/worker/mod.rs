@@ -318,9 +318,9 @@ impl Worker {
 
     /// Sandboxes that wait for jobs; `None` where none are kept.
     pub fn warm_counts(&self) -> Option<WarmCounts> {
-        let (ready, most) = self.0.api.ctx.warm.counts();
-        let [ready, most] = [ready, most].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        (most > 0).then_some(WarmCounts { ready, most })
+        let (ready, max) = self.0.api.ctx.warm.counts();
+        let [ready, max] = [ready, max].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        (max > 0).then_some(WarmCounts { ready, max })
     }
 
     /// Notifications that [`pulling_jobs`](Self::pulling_jobs) or [`warm_counts`](Self::warm_counts) changed, or that the data directory was moved or is

@@ -14,9 +14,9 @@
 //! ready must never cost a job anything. A job that finds none of its kind takes the one that is being started, which is
 //! ready before a new one would be; another is started then.
 
-mod keeper;
+mod refill;
 
-pub(super) use keeper::keep_warm;
+pub(super) use refill::run_warm_pool;
 
 use crate::{
     api::image::ImageRef,
@@ -61,7 +61,7 @@ pub(super) struct Kind {
 }
 
 /// A warm sandbox; it ends when this is dropped.
-pub(super) struct Warm {
+pub(super) struct WarmSandbox {
     kind: Kind,
     image_id: String,
     pub(super) id: SandboxId,
@@ -69,33 +69,34 @@ pub(super) struct Warm {
     pub(super) handle: ShimHandle,
     /// User and group to which podman gave the workspace.
     pub(super) owner: (u32, u32),
-    born: Instant,
+    started_at: Instant,
 }
 
 /// Kind that was asked for lately, or is always kept.
-struct Wanted {
+struct KindDemand {
     kind: Kind,
     demand: Demand,
-    least: usize,
+    min: usize,
+    /// Time of the next try, after one that failed.
     retry_at: Option<Instant>,
 }
 
-/// One that is being started.
-struct Coming {
+/// Start that is under way.
+struct PendingStart {
     id: SandboxId,
     kind: Kind,
     image_id: String,
     /// Job that takes it once it is ready.
-    claim: Option<oneshot::Sender<Warm>>,
+    claim: Option<oneshot::Sender<WarmSandbox>>,
 }
 
 #[derive(Default)]
 struct State {
-    ready: Vec<Warm>,
-    coming: Vec<Coming>,
+    ready: Vec<WarmSandbox>,
+    pending: Vec<PendingStart>,
     /// Those that are being ended, or have ended by themselves.
-    ending: Vec<Warm>,
-    wanted: Vec<Wanted>,
+    ending: Vec<WarmSandbox>,
+    kinds: Vec<KindDemand>,
     /// Usual time of a start; none before the first.
     start_time: Option<Duration>,
     is_closed: bool,
@@ -110,15 +111,15 @@ pub(super) struct WarmPool {
     /// Number of jobs that have a sandbox, warm or new, and whose commands have not begun.
     starting_jobs: AtomicUsize,
     /// Whether there may be sandboxes.
-    is_kept: watch::Sender<bool>,
+    is_running: watch::Sender<bool>,
     /// Sandboxes that jobs got, by how they were started.
     starts: IntCounterVec,
 }
 
 /// Mark of a job whose command has not begun in its sandbox.
-pub(super) struct StartTurn<'a>(&'a WarmPool);
+pub(super) struct StartMark<'a>(&'a WarmPool);
 
-impl Drop for StartTurn<'_> {
+impl Drop for StartMark<'_> {
     fn drop(&mut self) {
         self.0.starting_jobs.fetch_sub(1, Ordering::Relaxed);
         self.0.wake.notify_one();
@@ -128,18 +129,18 @@ impl Drop for StartTurn<'_> {
 impl WarmPool {
     /// Pool of at most so many sandboxes, of which the kinds of `prefetched` images are always wanted.
     pub(super) fn new(most: usize, prefetched: &[ImageRef], starts: IntCounterVec) -> Self {
-        let wanted = prefetched.iter().map(|image| Wanted {
+        let kinds = prefetched.iter().map(|image| KindDemand {
             kind: Kind {
                 image: image.clone(),
                 limits: Limits::default(),
                 inference: false,
             },
             demand: Demand::default(),
-            least: 1,
+            min: 1,
             retry_at: None,
         });
         let state = State {
-            wanted: wanted.take(MAX_KINDS).collect(),
+            kinds: kinds.take(MAX_KINDS).collect(),
             ..State::default()
         };
         Self {
@@ -147,7 +148,7 @@ impl WarmPool {
             state: state.into(),
             wake: Notify::new(),
             starting_jobs: AtomicUsize::new(0),
-            is_kept: watch::Sender::new(false),
+            is_running: watch::Sender::new(false),
             starts,
         }
     }
@@ -158,12 +159,12 @@ impl WarmPool {
     }
 
     /// Takes a sandbox for a job, or waits for the one of its kind that is being started; `None` where there is
-    /// none. One for a job with files has a workspace that this process can fill.
-    pub(super) async fn take(&self, kind: Kind, image_id: &str, has_files: bool) -> Option<Warm> {
+    /// none.
+    pub(super) async fn take(&self, kind: Kind, image_id: &str) -> Option<WarmSandbox> {
         if self.most == 0 {
             return None;
         }
-        let taken = self.state.lock().take(kind, image_id, has_files);
+        let taken = self.state.lock().take(kind, image_id);
         match taken {
             Ok(warm) => Some(warm),
             Err(Some(claim)) => {
@@ -176,26 +177,31 @@ impl WarmPool {
     }
 
     /// Counts a job that gets a sandbox, and marks it as being started.
-    pub(super) fn enter_start(&self, is_warm: bool) -> StartTurn<'_> {
+    pub(super) fn enter_start(&self, is_warm: bool) -> StartMark<'_> {
         let start = if is_warm { "warm" } else { "cold" };
         self.starts.with_label_values(&[start]).inc();
         self.starting_jobs.fetch_add(1, Ordering::Relaxed);
-        StartTurn(self)
+        StartMark(self)
     }
 
     /// Ends all warm sandboxes, and waits until nothing is left of them.
     pub(super) async fn close(&self) {
-        self.state.lock().is_closed = true;
+        {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            state.end_where(|_| true);
+        }
         self.wake.notify_one();
         let closed = async {
             // Fails for one that is never kept, and has none.
-            let _ = wait::until(&mut self.is_kept.subscribe(), |is_kept| !is_kept).await;
+            let _ = wait::until(&mut self.is_running.subscribe(), |is_running| !is_running).await;
+            // The last that was started with them.
             let warm = {
                 let mut state = self.state.lock();
                 state.end_where(|_| true);
                 mem::take(&mut state.ending)
             };
-            join_all(warm.into_iter().map(Warm::ended)).await;
+            join_all(warm.into_iter().map(WarmSandbox::ended)).await;
         };
         if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::warn!(
@@ -205,16 +211,17 @@ impl WarmPool {
     }
 }
 
-impl Warm {
-    /// Whether this process may place a job's files in its workspace.
-    fn takes_files(&self) -> bool {
-        let own = rustix::process::geteuid();
-        own.is_root() || own.as_raw() == self.owner.0
-    }
-
+impl WarmSandbox {
     /// Name and id of its image.
     fn image(&self) -> (ImageRef, String) {
         (self.kind.image.clone(), self.image_id.clone())
+    }
+
+    /// Ends it, and waits until nothing is left of it, or not for ever.
+    pub(super) async fn end_now(mut self) {
+        self.end();
+        // What is left is found by its directory.
+        let _ = timeout(CLOSE_TIMEOUT, self.ended()).await;
     }
 
     /// Requests its end.
@@ -237,11 +244,8 @@ impl State {
         &mut self,
         kind: Kind,
         image_id: &str,
-        has_files: bool,
-    ) -> Result<Warm, Option<oneshot::Receiver<Warm>>> {
-        let is_wanted = |warm: &Warm| {
-            warm.kind == kind && warm.image_id == image_id && (!has_files || warm.takes_files())
-        };
+    ) -> Result<WarmSandbox, Option<oneshot::Receiver<WarmSandbox>>> {
+        let is_wanted = |warm: &WarmSandbox| warm.kind == kind && warm.image_id == image_id;
         let found = loop {
             let Some(at) = self.ready.iter().position(is_wanted) else {
                 break None;
@@ -252,14 +256,14 @@ impl State {
             }
             self.ending.push(warm);
         };
-        let claim = self.coming.iter_mut().find(|coming| {
-            let is_same = coming.kind == kind && coming.image_id == image_id;
-            is_same && coming.claim.is_none() && !has_files
+        let claim = self.pending.iter_mut().find(|start| {
+            let is_same = start.kind == kind && start.image_id == image_id;
+            is_same && start.claim.is_none()
         });
         let claimed = match (&found, claim) {
-            (None, Some(coming)) => {
+            (None, Some(start)) => {
                 let (claim, claimed) = oneshot::channel();
-                coming.claim = Some(claim);
+                start.claim = Some(claim);
                 Some(claimed)
             }
             _ => None,
@@ -271,24 +275,24 @@ impl State {
     /// Counts a job of this kind.
     fn count(&mut self, kind: Kind) {
         let now = Instant::now();
-        if let Some(wanted) = self.wanted.iter_mut().find(|wanted| wanted.kind == kind) {
+        if let Some(wanted) = self.kinds.iter_mut().find(|wanted| wanted.kind == kind) {
             wanted.demand.count(now);
             return;
         }
-        if self.wanted.len() >= MAX_KINDS {
-            let seldom = self.wanted.iter().enumerate();
-            let seldom = seldom.filter(|(_, wanted)| wanted.least == 0);
-            match seldom.min_by_key(|(_, wanted)| wanted.demand.last()) {
-                Some((at, _)) => self.wanted.swap_remove(at),
+        if self.kinds.len() >= MAX_KINDS {
+            let least_recent = self.kinds.iter().enumerate();
+            let least_recent = least_recent.filter(|(_, wanted)| wanted.min == 0);
+            match least_recent.min_by_key(|(_, wanted)| wanted.demand.last()) {
+                Some((at, _)) => self.kinds.swap_remove(at),
                 None => return,
             };
         }
         let mut demand = Demand::default();
         demand.count(now);
-        self.wanted.push(Wanted {
+        self.kinds.push(KindDemand {
             kind,
             demand,
-            least: 0,
+            min: 0,
             retry_at: None,
         });
     }
@@ -296,29 +300,29 @@ impl State {
     /// Number of sandboxes to keep of each kind that is wanted, the latest first.
     fn shares(&mut self, most: usize) -> Vec<(Kind, usize)> {
         let (now, start_time) = (Instant::now(), self.start_time.unwrap_or(USUAL_START));
-        self.wanted.retain_mut(|wanted| {
+        self.kinds.retain_mut(|wanted| {
             wanted.demand.forget_old(now);
-            wanted.least > 0 || wanted.demand.last().is_some()
+            wanted.min > 0 || wanted.demand.last().is_some()
         });
-        self.wanted
+        self.kinds
             .sort_by_key(|wanted| Reverse(wanted.demand.last()));
-        let targets = self.wanted.iter();
-        let targets = targets.map(|wanted| wanted.demand.target(start_time).max(wanted.least));
+        let targets = self.kinds.iter();
+        let targets = targets.map(|wanted| wanted.demand.target(start_time).max(wanted.min));
         let shares = share(&targets.collect::<Vec<_>>(), most);
-        let kinds = self.wanted.iter().map(|wanted| wanted.kind.clone());
+        let kinds = self.kinds.iter().map(|wanted| wanted.kind.clone());
         kinds.zip(shares).collect()
     }
 
     /// Kind of which there are too few, while none is being started that no job has claimed.
     fn next_missing(&mut self, most: usize) -> Option<Kind> {
-        if self.is_closed || self.coming.iter().any(|coming| coming.claim.is_none()) {
+        if self.is_closed || self.pending.iter().any(|start| start.claim.is_none()) {
             return None;
         }
         let now = Instant::now();
         let shares = self.shares(most);
         let is_missing = |(kind, share): &(Kind, usize)| {
             let there = self.ready.iter().filter(|warm| warm.kind == *kind).count();
-            let wanted = self.wanted.iter().find(|wanted| wanted.kind == *kind);
+            let wanted = self.kinds.iter().find(|wanted| wanted.kind == *kind);
             let is_due = wanted.is_some_and(|wanted| wanted.retry_at.is_none_or(|at| at <= now));
             there < *share && is_due
         };
@@ -332,7 +336,7 @@ impl State {
             let share = shares.iter_mut().find(|(kind, _)| *kind == warm.kind);
             match share {
                 _ if warm.handle.has_ended() => self.ending.push(warm),
-                Some((_, share @ 1..)) if warm.born.elapsed() < MAX_AGE => {
+                Some((_, share @ 1..)) if warm.started_at.elapsed() < MAX_AGE => {
                     *share -= 1;
                     self.ready.push(warm);
                 }
@@ -345,7 +349,7 @@ impl State {
     }
 
     /// Ends those for which this is true.
-    fn end_where(&mut self, is_meant: impl Fn(&Warm) -> bool) {
+    fn end_where(&mut self, is_meant: impl Fn(&WarmSandbox) -> bool) {
         for mut warm in self.ready.extract_if(.., |warm| is_meant(warm)) {
             warm.end();
             self.ending.push(warm);
@@ -353,7 +357,7 @@ impl State {
     }
 
     /// Takes those that have ended.
-    fn take_ended(&mut self) -> Vec<Warm> {
+    fn take_ended(&mut self) -> Vec<WarmSandbox> {
         let ended = self.ending.extract_if(.., |warm| warm.handle.has_ended());
         ended.collect()
     }

@@ -94,7 +94,9 @@ fn files_reach_a_warm_sandbox_with_its_owner() {
         job
     };
     assert_completed(&worker, &job("true"));
-    wait_ready(&worker, 1);
+    if is_root() {
+        wait_ready(&worker, 1);
+    }
     let sha256 = sha256_hex(b"input");
     let path = format!("/v1/worker/contents/{sha256}");
     worker.api.call("PUT", &path, &[], b"input").expect(204);
@@ -104,6 +106,26 @@ fn files_reach_a_warm_sandbox_with_its_owner() {
     assert_eq!(assert_completed(&worker, &placed), "input");
     // Rootless, this user can't write where another one owns the workspace.
     assert_eq!(starts(&worker, "warm"), if is_root() { 1.0 } else { 0.0 });
+}
+
+/// Rootless, this process can't move a workspace that podman gave to another user.
+#[test]
+fn every_job_runs_in_image_with_user() {
+    let worker = start(2);
+    let job = || Worker::job_in(USER_IMAGE, &["id", "-u"]);
+    let first = assert_completed(&worker, &job());
+    if is_root() {
+        wait_ready(&worker, 1);
+    } else {
+        eventually("the sandbox of no use is gone", || {
+            (worker.warm().is_empty() && worker.shims().is_empty()).then_some(())
+        });
+    }
+    for _ in 0..2 {
+        assert_eq!(assert_completed(&worker, &job()), first);
+    }
+    assert_eq!(starts(&worker, "warm"), if is_root() { 2.0 } else { 0.0 });
+    worker.assert_clean();
 }
 
 #[test]
@@ -149,14 +171,26 @@ fn killed_warm_container_costs_no_job() {
     worker.assert_clean();
 }
 
-/// The shim is stopped while it is assigned, so that its worker dies in the middle of it.
 #[test]
 fn job_assigned_by_killed_worker_runs_once() {
+    for is_before in [true, false] {
+        assign_and_kill(is_before);
+    }
+}
+
+/// Stops the shim while it is assigned, so that its worker dies in the middle of it. It goes on before or after the
+/// next worker has come.
+fn assign_and_kill(is_before: bool) {
     let mut worker = warmed(2);
     let shims = worker.shims();
     for &shim in &shims {
         kill(shim, Signal::STOP);
     }
+    let continue_all = || {
+        for &shim in &shims {
+            kill(shim, Signal::CONT);
+        }
+    };
     let job = Worker::script("echo ran");
     let events = worker.follow(&job, 0);
     eventually("the job has the warm sandbox's socket", || {
@@ -168,10 +202,13 @@ fn job_assigned_by_killed_worker_runs_once() {
     });
     drop(events);
     worker.process.kill();
-    for shim in shims {
-        kill(shim, Signal::CONT);
+    if is_before {
+        continue_all();
     }
     worker.start_again();
+    if !is_before {
+        continue_all();
+    }
     let result = worker.attach(&job, 0).last().unwrap();
     assert_eq!(result["status"], "completed", "{result}");
     assert_eq!(result["stdout"], "ran\n");
@@ -199,7 +236,7 @@ fn replaced_image_is_not_served_warm() {
 fn prefetched_image_is_warm_before_the_first_job() {
     image::ready();
     let cluster = Cluster::start_with(&["--warm", "2", "--prefetch-image", IMAGE]);
-    eventually_eq("one is warm", json!({"ready": 1, "most": 2}), || {
+    eventually_eq("one is warm", json!({"ready": 1, "max": 2}), || {
         cluster.user.get("/v1/nodes/box").json(200)["warm"].clone()
     });
     let shown = cluster.run(&["nodes", "show", "box"]).stdout;

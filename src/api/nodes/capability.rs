@@ -221,7 +221,7 @@ pub struct WarmCounts {
     /// Those that are ready.
     pub ready: u32,
     /// Most that the node keeps.
-    pub most: u32,
+    pub max: u32,
 }
 
 /// Network.

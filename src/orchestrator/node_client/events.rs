@@ -11,12 +11,15 @@ use crate::{
 };
 use futures_util::future::BoxFuture;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Media types of an answer about a job, events rather than a document.
 const ACCEPTED_TYPES: &str = "application/x-ndjson, application/json;q=0.5";
 
 /// Wait for the end of a stream after its last event.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams that are read to their end at a time.
+static FINISHING: Semaphore = Semaphore::const_new(64);
 
 /// Answer about a job that has not come yet.
 pub(in crate::orchestrator) type PendingResponse<'a> =
@@ -55,8 +58,14 @@ impl NodeEvents {
     /// Reads the end of the stream in the background, so that its connection is used for the next call: one that is
     /// dropped before its end is closed.
     pub(in crate::orchestrator) fn finish(mut self) {
+        // A node that never ends its streams can hold no more than this.
+        let Ok(permit) = FINISHING.try_acquire() else {
+            return;
+        };
         background::spawn("finish_events", async move {
+            // Whatever comes, or fails, ends the wait.
             let _ = tokio::time::timeout(FINISH_TIMEOUT, self.next()).await;
+            drop(permit);
         });
     }
 

@@ -18,8 +18,8 @@
 //! rests for as long as its decisions take ([`pace`]).
 //!
 //! Scheduling cost does not depend on queue length. A decision about an empty queue reads no node, and one
-//! without a free slot reads no queue. Any other reads as much as there are nodes, lanes that one of them could
-//! serve ([`servable`]), and free slots; where a job asks for graphics processors, also as there are running jobs.
+//! without a free slot reads no queue. Any other looks at the nodes, which are in memory, and reads as much as there are
+//! lanes that one of them could serve ([`servable`]), and free slots; where a job asks for graphics processors, also as there are running jobs.
 
 mod decision;
 mod fair_share;
@@ -36,7 +36,7 @@ use crate::{
     api::{JobId, NodeId, UserId, time::Time},
     errors,
     http::server::{Shutdown, shutdown_requested},
-    store::{JobDetails, LaneCursor, Node, Placement, Store, StoreError},
+    store::{JobDetails, LaneCursor, MAX_CLAIMS, Node, Placement, Store, StoreError},
 };
 use decision::{LANE_READ_LIMIT, Round, Step, first_reads};
 use fair_share::{FairShare, ImageNodes};
@@ -122,7 +122,7 @@ pub async fn decide(
         requested.any(is_of_kind) || state.servable.any(is_of_kind)
     };
     let needs_gpus = is_needed(|placement| placement.gpus().is_some());
-    // Nodes without a free slot count only for those jobs that wait for a certain one.
+    // Nodes without a free slot count only for jobs with devices or a long time limit, which may wait for one of them.
     let needs_all = needs_gpus || is_needed(|placement| placement.time_limit().is_some());
     let nodes = nodes.iter().map(|node| &**node);
     let nodes = nodes.filter(|node| needs_all || has_free_slot(node));
@@ -334,26 +334,28 @@ async fn schedule_once(
     Ok((next.into_iter().flatten().min(), decided_at))
 }
 
-/// Claims jobs, all in one commit where possible, and dispatches those that were claimed.
+/// Claims jobs, many in one commit, and dispatches those of a commit as soon as they are claimed.
 async fn claim_and_dispatch(
     state: &Arc<AppState>,
     assigned: Vec<(JobId, NodeId)>,
     now: Time,
 ) -> Result<(), StoreError> {
-    let register = |(job, _): &(JobId, NodeId)| state.jobs.active.register(*job);
-    let handles: Vec<_> = assigned.iter().map(register).collect();
-    let claimed = state.store.job_claim_all(&assigned, now).await;
     let mut outcome = Ok(());
-    for (claimed, handle) in claimed.into_iter().zip(handles) {
-        match claimed {
-            Ok(Some(job)) => {
-                let waited = Time::now().since(job.eligible_at);
-                state.metrics.record_dispatch(waited);
-                dispatch::start(state, job, handle, dispatch::Start::Run);
+    for group in assigned.chunks(MAX_CLAIMS) {
+        let register = |(job, _): &(JobId, NodeId)| state.jobs.active.register(*job);
+        let handles: Vec<_> = group.iter().map(register).collect();
+        let claimed = state.store.job_claim(group, now).await;
+        for (claimed, handle) in claimed.into_iter().zip(handles) {
+            match claimed {
+                Ok(Some(job)) => {
+                    let waited = Time::now().since(job.eligible_at);
+                    state.metrics.record_dispatch(waited);
+                    dispatch::start(state, job, handle, dispatch::Start::Run);
+                }
+                // The job was canceled meanwhile, and its slot is free for another.
+                Ok(None) => state.jobs.wake.notify_one(),
+                Err(error) => outcome = Err(error),
             }
-            // The job was canceled meanwhile, and its slot is free for another.
-            Ok(None) => state.jobs.wake.notify_one(),
-            Err(error) => outcome = Err(error),
         }
     }
     outcome

@@ -17,13 +17,17 @@ fn force() -> StopRequest {
     StopRequest::within(StopReason::Canceled, Duration::ZERO)
 }
 
+fn exited(end: ClientEnd, is_reporting: bool) -> Event {
+    Event::ClientExited { end, is_reporting }
+}
+
 /// Every kind of event, with one value for each field that the machine only passes on.
 fn alphabet() -> Vec<Event> {
     let words = |report| LastWords {
         report,
+        has_started: false,
         message: Some("podman: no".to_owned()),
     };
-    let exited = |end, is_reporting| Event::ClientExited { end, is_reporting };
     vec![
         Event::InitReady,
         Event::Assigned(LIMITS),
@@ -330,10 +334,7 @@ fn stop_before_init_sends_no_command() {
 
 #[test]
 fn killed_client_does_not_end_running_command() {
-    let killed = || Event::ClientExited {
-        end: ClientEnd::Killed,
-        is_reporting: true,
-    };
+    let killed = || exited(ClientEnd::Killed, true);
     let mut run = Run::new();
     run.step(Event::InitReady);
     assert_eq!(run.life.on(killed(), run.now).1, Action::CollectLastWords);
@@ -352,41 +353,41 @@ fn killed_client_does_not_end_running_command() {
 
 #[test]
 fn sandbox_goes_on_without_its_client() {
-    let end = ClientEnd::Detached;
-    let detached = |is_reporting| Event::ClientExited { end, is_reporting };
-    for has_exec in [false, true] {
+    let detached = |is_reporting| exited(ClientEnd::Detached, is_reporting);
+    let lost = "the sandbox ended, and its init reported no exit".to_owned();
+    // How far the command is when init is gone: not there, handed over, running.
+    let exits = [
+        SandboxExit::EngineFailed(lost.clone()),
+        SandboxExit::Lost(lost),
+        SandboxExit::Signaled(libc::SIGKILL),
+    ];
+    for (step, exit) in exits.into_iter().enumerate() {
         let mut run = Run::new();
         assert_eq!(run.step(detached(true)), Action::Wait);
-        if has_exec {
+        if step > 0 {
             assign(&mut run);
+        }
+        if step > 1 {
+            run.step(Event::ExecStarted);
         }
         assert_eq!(run.step(Event::ReportsClosed), Action::CollectLastWords);
         let gone = run.step(Event::ClientGone(LastWords::default()));
-        let killed = Action::Exit(SandboxExit::Signaled(libc::SIGKILL));
-        let is_expected = match &gone {
-            Action::Exit(SandboxExit::EngineFailed(_)) => !has_exec,
-            _ => has_exec && gone == killed,
-        };
-        assert!(is_expected, "{gone:?}");
+        assert_eq!(gone, Action::Exit(exit));
     }
-    let mut run = Run::new();
-    assert_eq!(run.step(detached(false)), Action::CollectLastWords);
+    assert_eq!(Run::new().step(detached(false)), Action::CollectLastWords);
 }
 
 #[test]
 fn refusal_is_told_from_killed_client() {
     for (end, is_refusal) in [(ClientEnd::Failed, true), (ClientEnd::Killed, false)] {
         let mut run = Run::new();
-        run.step(Event::ClientExited {
-            end,
-            is_reporting: true,
-        });
+        run.step(exited(end, true));
         let gone = run.step(Event::ClientGone(LastWords {
-            report: None,
             message: Some("podman: no".to_owned()),
+            ..LastWords::default()
         }));
-        let refused = Action::Exit(SandboxExit::Refused("podman: no".to_owned()));
-        assert_eq!(gone == refused, is_refusal, "{gone:?}");
+        let is_refused = matches!(&gone, Action::Exit(SandboxExit::Refused(_)));
+        assert_eq!(is_refused, is_refusal, "{gone:?}");
     }
 }
 
@@ -394,6 +395,6 @@ fn refusal_is_told_from_killed_client() {
 fn early_deadline_changes_nothing() {
     let now = Instant::now();
     let life = Lifecycle::new(now);
-    let early = now + START_TIMEOUT / 2;
-    assert_eq!(life.on(Event::DeadlinePassed, early), (life, Action::Wait));
+    let taken = life.on(Event::DeadlinePassed, now + START_TIMEOUT / 2);
+    assert_eq!(taken, (life, Action::Wait));
 }

@@ -77,6 +77,8 @@ pub(in crate::sandbox) enum Event {
 pub(in crate::sandbox) struct LastWords {
     /// Last report of init, read after its end.
     pub(in crate::sandbox) report: Option<ExecEnd>,
+    /// Whether init reported that the command runs, as the last that it did.
+    pub(in crate::sandbox) has_started: bool,
     /// Error message of the podman client.
     pub(in crate::sandbox) message: Option<String>,
 }

@@ -34,7 +34,10 @@ impl Server {
         loop {
             tokio::select! {
                 Ok((stream, _)) = listener.accept() => {
-                    owner = Some(Owner::new(stream));
+                    if owner.replace(Owner::new(stream)).is_some() {
+                        // What it has sent last is not read any more.
+                        self.on_owner_gone();
+                    }
                     // The owner before may have been killed when it had written, and not notified yet.
                     self.stdin.send_replace(());
                 }

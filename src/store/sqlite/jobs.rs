@@ -17,7 +17,6 @@ use super::{
     CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, artifacts, audit,
     rows::{execute, parse_document, parse_name, to_document},
     usage,
-    writer::GROUP_LIMIT,
 };
 use crate::api::{
     JobId, NodeId, TaskId,
@@ -107,6 +106,9 @@ fn limits(row: &Row<'_>) -> rusqlite::Result<(Option<u64>, i64)> {
     Ok((asked, i64::try_from(limit).unwrap_or(i64::MAX)))
 }
 
+/// Most jobs that are claimed in one commit.
+pub const MAX_CLAIMS: usize = 256;
+
 /// Records the time limit in force for a job at its node, by the node's last report.
 pub(super) fn record_time_limit(c: &Connection, job: JobId) -> Result<(), StoreError> {
     let mut statement = c.prepare_cached(&format!(
@@ -148,32 +150,19 @@ fn claim(
 }
 
 impl Store {
-    /// Assigns a queued job to a node; `None` when the job isn't queued any more, or the node was deleted.
+    /// Assigns queued jobs to nodes, in one commit. For each `None` when the job isn't queued any more, or the node was
+    /// deleted; a claim that fails doesn't affect the others.
     pub async fn job_claim(
-        &self,
-        id: JobId,
-        node: NodeId,
-        now: Time,
-    ) -> Result<Option<RunningJob>, StoreError> {
-        self.write(move |c| claim(c, id, node, now)).await
-    }
-
-    /// Same for many jobs, in as few commits as possible. A claim that fails doesn't affect the others.
-    pub async fn job_claim_all(
         &self,
         assigned: &[(JobId, NodeId)],
         now: Time,
     ) -> Vec<Result<Option<RunningJob>, StoreError>> {
-        let mut claimed = Vec::with_capacity(assigned.len());
-        for group in assigned.chunks(GROUP_LIMIT) {
-            let claim = |(id, node): &(JobId, NodeId)| {
-                let (id, node) = (*id, *node);
-                move |c: &Connection| claim(c, id, node, now)
-            };
-            let claims = group.iter().map(claim).collect();
-            claimed.extend(self.writer.write_all(claims).await);
-        }
-        claimed
+        let claim = |(id, node): &(JobId, NodeId)| {
+            let (id, node) = (*id, *node);
+            move |c: &Connection| claim(c, id, node, now)
+        };
+        let claims = assigned.iter().map(claim).collect();
+        self.writer.write_all(claims).await
     }
 
     /// Sandbox of a task, as a node is to run it: up to 1 MiB, so read for each request and not kept.

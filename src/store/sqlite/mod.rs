@@ -49,6 +49,7 @@ mod wal_check;
 mod writer;
 
 pub use backup::backup;
+pub use jobs::MAX_CLAIMS;
 pub use migrate::is_empty;
 pub use users::has_users;
 
@@ -184,7 +185,7 @@ impl Store {
         self.writer.close().await
     }
 
-    /// Runs `f` on the write connection, in a savepoint; answers after the commit. `f` may run twice: it has
+    /// Runs `f` on the write connection; answers after the commit. `f` may run twice: it has
     /// no effect outside of the transaction that may not be repeated.
     async fn write<T: Send + 'static>(
         &self,

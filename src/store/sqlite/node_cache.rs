@@ -1,11 +1,11 @@
 //! Nodes and the numbers of running jobs, in memory, for the scheduler.
 //!
 //! The scheduler looks at every node at every turn, and mostly nothing about them has changed. So the nodes are kept, and
-//! only those are read again that a write has changed. Temporary triggers of the write connection note the changes, so
+//! only those are read again that a write has changed. Temporary triggers of the write connection record the changes, so
 //! that no statement can leave one out:
 //!
 //! ```text
-//! statement ──▶ trigger ──▶ note ──COMMIT──▶ published ──▶ answer to the caller of the write
+//! statement ──▶ trigger ──▶ change ──COMMIT──▶ published ──▶ answer to the caller of the write
 //!                                └─ROLLBACK─▶ discarded
 //! ```
 //!
@@ -33,30 +33,30 @@ use std::{
 /// Every statement that changes a node, or the place of a running job.
 const TRIGGERS: &str = "
     CREATE TEMP TRIGGER node_inserted AFTER INSERT ON main.nodes BEGIN
-        SELECT note_node(NEW.id);
+        SELECT record_node(NEW.id);
     END;
     CREATE TEMP TRIGGER node_updated AFTER UPDATE ON main.nodes BEGIN
-        SELECT note_node(NEW.id);
+        SELECT record_node(NEW.id);
     END;
     CREATE TEMP TRIGGER node_deleted AFTER DELETE ON main.nodes BEGIN
-        SELECT note_node(OLD.id);
+        SELECT record_node(OLD.id);
     END;
     CREATE TEMP TRIGGER job_inserted AFTER INSERT ON main.jobs
     WHEN NEW.status = 'running' OR NEW.offered_node_id IS NOT NULL BEGIN
-        SELECT note_job(1, iif(NEW.status = 'running', NEW.node_id, NULL), NEW.offered_node_id,
+        SELECT record_job(1, iif(NEW.status = 'running', NEW.node_id, NULL), NEW.offered_node_id,
                         iif(NEW.status = 'running', NEW.user_id, NULL));
     END;
     CREATE TEMP TRIGGER job_updated AFTER UPDATE OF status, node_id, offered_node_id, user_id ON main.jobs
     WHEN OLD.status = 'running' OR OLD.offered_node_id IS NOT NULL
       OR NEW.status = 'running' OR NEW.offered_node_id IS NOT NULL BEGIN
-        SELECT note_job(-1, iif(OLD.status = 'running', OLD.node_id, NULL), OLD.offered_node_id,
+        SELECT record_job(-1, iif(OLD.status = 'running', OLD.node_id, NULL), OLD.offered_node_id,
                         iif(OLD.status = 'running', OLD.user_id, NULL)),
-               note_job(1, iif(NEW.status = 'running', NEW.node_id, NULL), NEW.offered_node_id,
+               record_job(1, iif(NEW.status = 'running', NEW.node_id, NULL), NEW.offered_node_id,
                         iif(NEW.status = 'running', NEW.user_id, NULL));
     END;
     CREATE TEMP TRIGGER job_deleted AFTER DELETE ON main.jobs
     WHEN OLD.status = 'running' OR OLD.offered_node_id IS NOT NULL BEGIN
-        SELECT note_job(-1, iif(OLD.status = 'running', OLD.node_id, NULL), OLD.offered_node_id,
+        SELECT record_job(-1, iif(OLD.status = 'running', OLD.node_id, NULL), OLD.offered_node_id,
                         iif(OLD.status = 'running', OLD.user_id, NULL));
     END;";
 
@@ -67,7 +67,7 @@ const RUNNING: &str = "SELECT node_id, offered_node_id, iif(status = 'running', 
 
 /// Change of a row.
 #[derive(Clone, Copy, Debug)]
-enum Note {
+enum Change {
     /// A node was inserted, updated or deleted.
     Node(NodeId),
     /// A job came to its nodes and its user, or left them.
@@ -81,8 +81,8 @@ enum Note {
 /// The cache; cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct NodeCache {
-    /// Notes of the transaction that is under way.
-    notes: Arc<Mutex<Vec<Note>>>,
+    /// Changes of the transaction that is under way.
+    changes: Arc<Mutex<Vec<Change>>>,
     state: Arc<Mutex<State>>,
     /// Held while changed nodes are read, so that no snapshot goes without them.
     refresh: Arc<tokio::sync::Mutex<()>>,
@@ -114,14 +114,14 @@ impl NodeCache {
         }
         *cache.state.lock() = state;
         let flags = FunctionFlags::SQLITE_UTF8;
-        let notes = Arc::clone(&cache.notes);
-        writer.create_scalar_function("note_node", 1, flags, move |call| {
-            notes.lock().extend(id(call, 0).map(Note::Node));
+        let changes = Arc::clone(&cache.changes);
+        writer.create_scalar_function("record_node", 1, flags, move |call| {
+            changes.lock().extend(id(call, 0).map(Change::Node));
             Ok(Null)
         })?;
-        let notes = Arc::clone(&cache.notes);
-        writer.create_scalar_function("note_job", 4, flags, move |call| {
-            notes.lock().push(Note::Job {
+        let changes = Arc::clone(&cache.changes);
+        writer.create_scalar_function("record_job", 4, flags, move |call| {
+            changes.lock().push(Change::Job {
                 nodes: [id(call, 1), id(call, 2)],
                 user: id(call, 3),
                 came: call.get::<i64>(0)? > 0,
@@ -132,27 +132,27 @@ impl NodeCache {
         Ok(cache)
     }
 
-    /// Number of notes, for [`truncate`](Self::truncate).
-    pub(super) fn noted(&self) -> usize {
-        self.notes.lock().len()
+    /// Number of changes, for [`truncate`](Self::truncate).
+    pub(super) fn count(&self) -> usize {
+        self.changes.lock().len()
     }
 
-    /// Discards the notes of a write that was rolled back.
-    pub(super) fn truncate(&self, noted: usize) {
-        self.notes.lock().truncate(noted);
+    /// Discards the changes of a write that was rolled back.
+    pub(super) fn truncate(&self, count: usize) {
+        self.changes.lock().truncate(count);
     }
 
-    /// Applies the notes of a transaction that was committed.
+    /// Applies the changes of a transaction that was committed.
     pub(super) fn publish(&self) {
-        let notes = mem::take(&mut *self.notes.lock());
-        if notes.is_empty() {
+        let changes = mem::take(&mut *self.changes.lock());
+        if changes.is_empty() {
             return;
         }
         let mut state = self.state.lock();
-        for note in notes {
-            match note {
-                Note::Node(id) => drop(state.changed.insert(id)),
-                Note::Job { nodes, user, came } => state.count(nodes, user, came),
+        for change in changes {
+            match change {
+                Change::Node(id) => drop(state.changed.insert(id)),
+                Change::Job { nodes, user, came } => state.count(nodes, user, came),
             }
         }
     }
@@ -268,6 +268,8 @@ impl Store {
         let mut state = state.lock();
         state.refresh(read);
         let nodes = state.nodes.clone().unwrap_or_default();
+        // Its lock is held by those who read reports.
+        drop(state);
         self.reports.retain(&nodes);
         Ok(nodes)
     }

@@ -1,6 +1,6 @@
 //! Cache of parsed capability reports.
 //!
-//! The scheduler reads every node at every turn, and a report is some kilobytes of JSON. So a parsed report
+//! Nodes are read again at every change, and a report is some kilobytes of JSON. So a parsed report
 //! is kept until the node sends one with another hash.
 
 use super::{Node, StoreError};

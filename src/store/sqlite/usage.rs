@@ -206,7 +206,8 @@ impl Store {
     ) -> Result<Vec<UsageSum>, StoreError> {
         self.list(by, move |c| {
             let sql = filter.query();
-            let mut statement = c.prepare_cached(&sql)?;
+            // Each order of the fields is another statement.
+            let mut statement = c.prepare(&sql)?;
             let named = named_params! {
                 ":since": filter.since.start(),
                 ":until": filter.until.start(),

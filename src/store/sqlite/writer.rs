@@ -36,8 +36,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Maximum number of waiting writes; further callers wait to enqueue theirs.
 const QUEUE_LIMIT: usize = 1024;
-/// Maximum number of writes in one commit, which bounds the wait of the first of them. More only where they came together.
-pub(super) const GROUP_LIMIT: usize = 256;
+/// Maximum number of messages whose writes share a commit, which bounds the wait of the first of them.
+const GROUP_LIMIT: usize = 256;
 
 /// Waiting write.
 trait Write: Send {
@@ -70,20 +70,24 @@ where
     F: Fn(&Connection) -> Result<T, StoreError> + Send,
 {
     fn run(&mut self, connection: &Connection, nodes: &NodeCache, isolation: Isolation) -> bool {
-        let noted = nodes.noted();
+        let count = nodes.count();
         #[cfg(test)]
         rehearse(connection, &self.closure);
         #[cfg(test)]
-        nodes.truncate(noted);
+        nodes.truncate(count);
         let changes = connection.total_changes();
         let outcome = run_closure(connection, &self.closure, isolation);
         if outcome.is_err() {
-            nodes.truncate(noted);
+            nodes.truncate(count);
         }
         self.health.record(&outcome);
+        // A damaged file can leave changes that SQLite doesn't count.
+        let is_fault = outcome
+            .as_ref()
+            .is_err_and(|error| error.storage_fault().is_some());
         let is_clean = outcome.is_ok()
             || isolation == Isolation::Savepoint
-            || connection.total_changes() == changes;
+            || (connection.total_changes() == changes && !is_fault);
         self.outcome = Some(outcome);
         is_clean
     }
@@ -286,10 +290,11 @@ fn run_closure<T>(
     }
     let outcome = catch_unwind(AssertUnwindSafe(|| f(connection)))
         .unwrap_or_else(|_| Err(StoreError::Commit("the write panicked".to_owned())));
-    if is_isolated {
-        if outcome.is_err() {
-            execute(connection, "ROLLBACK TO one", [])?;
-        }
+    if is_isolated && outcome.is_err() {
+        // Fails where SQLite has rolled back the whole transaction, for the reason that the write has.
+        let _ = execute(connection, "ROLLBACK TO one", []);
+        let _ = execute(connection, "RELEASE one", []);
+    } else if is_isolated {
         execute(connection, "RELEASE one", [])?;
     }
     outcome

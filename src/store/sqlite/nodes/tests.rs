@@ -77,7 +77,7 @@ async fn store_with_job() -> (tempfile::TempDir, Store, NodeId, JobId) {
 async fn claims_of_one_commit_are_independent() {
     let (_home, store, node, job) = store_with_job().await;
     let claims = [(JobId::new(), node), (job, node), (job, node)];
-    let claimed = store.job_claim_all(&claims, Time::now()).await;
+    let claimed = store.job_claim(&claims, Time::now()).await;
     let claimed = claimed
         .into_iter()
         .map(|job| job.unwrap().map(|job| job.id));
@@ -143,8 +143,8 @@ async fn job_is_not_assigned_to_a_deleted_node() {
         store.lane_jobs(vec![read], now).await.unwrap()[0][0]
     };
     let queued = first().await;
-    let claimed = store.job_claim(queued.id, node, now).await.unwrap();
-    assert!(claimed.is_none());
+    let claimed = store.job_claim(&[(queued.id, node)], now).await;
+    assert!(matches!(claimed[..], [Ok(None)]));
     assert_eq!(first().await, queued);
     let event = event(AuditAction::NodeWorkerUrl);
     let late = store

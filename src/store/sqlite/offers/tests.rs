@@ -173,7 +173,7 @@ impl World {
             (given.is_some(), given)
         };
         match write {
-            Write::Claim(node) => given(store.job_claim(job, self.nodes[node], NOW).await.unwrap()),
+            Write::Claim(node) => given(claim(store, job, self.nodes[node]).await),
             Write::Offer(aim, to) => {
                 let offer = store.job_offer(job, model.aim(aim), self.nodes[to]);
                 given(offer.await.unwrap())
@@ -319,12 +319,18 @@ proptest! {
     }
 }
 
+/// Claims one job.
+async fn claim(store: &Store, job: JobId, node: NodeId) -> Option<RunningJob> {
+    let claimed = store.job_claim(&[(job, node)], NOW).await;
+    claimed.into_iter().next().unwrap().unwrap()
+}
+
 /// A sandbox takes up to 1 MiB, and many jobs run for hours.
 #[tokio::test]
 async fn running_job_does_not_hold_its_sandbox() {
     let world = World::new(3).await;
-    let claim = world.store.job_claim(world.job, world.nodes[0], NOW);
-    let claimed = claim.await.unwrap().unwrap();
+    let claimed = claim(&world.store, world.job, world.nodes[0]).await;
+    let claimed = claimed.unwrap();
     let running = world.store.job_running().await.unwrap();
     let held = format!("{claimed:?} {running:?}");
     assert!(!held.contains("command"), "{held}");
@@ -351,8 +357,8 @@ async fn jobs_run_with_any_timeout() {
             Ok(c.execute(sql, params![task, asked])?)
         });
         assert_eq!(set.await.unwrap(), 1);
-        let claimed = world.store.job_claim(world.job, world.nodes[0], NOW);
-        let claimed = claimed.await.unwrap().unwrap();
+        let claimed = claim(&world.store, world.job, world.nodes[0]).await;
+        let claimed = claimed.unwrap();
         let offered = world.store.job_offer(world.job, 1, world.nodes[1]);
         let offered = offered.await.unwrap().unwrap();
         let running = world.store.job_running().await.unwrap();
