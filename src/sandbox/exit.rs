@@ -26,6 +26,20 @@ pub(crate) enum SandboxExit {
     Lost(String),
 }
 
+impl SandboxExit {
+    /// Why a sandbox ended that had no command, for a log.
+    pub(crate) fn reason_without_command(&self) -> &str {
+        match self {
+            Self::Refused(message)
+            | Self::EngineFailed(message)
+            | Self::ImageNotRunnable(message)
+            | Self::Lost(message) => message,
+            Self::Stopped(_) => "it was stopped",
+            Self::Exited(_) | Self::Signaled(_) => "its init ended",
+        }
+    }
+}
+
 /// Exit of a sandbox whose command ended so. A command that ended before the stop reached it ended by itself; one that
 /// ended after it was sent TERM (`is_signaled`) was stopped, whatever it made of the signal.
 pub(super) fn classify_exit(

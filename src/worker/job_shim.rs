@@ -131,7 +131,8 @@ async fn run_warm(mut config: SandboxConfig, mut shim: Shim) -> io::Result<()> {
         }
         Err(error) => return Err(io::Error::other(error)),
     };
-    tracing::warn!(?exit, "sandbox ended before it had a job");
+    let reason = exit.reason_without_command();
+    tracing::warn!(reason, "sandbox ended before it had a job");
     if !cleanup.wait_until_removed().await {
         // The worker finds what is left.
         return Ok(());
