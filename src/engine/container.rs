@@ -18,6 +18,8 @@ use std::{
 };
 use tokio::{
     fs,
+    io::AsyncReadExt as _,
+    process::ChildStdout,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -81,8 +83,10 @@ pub struct Container {
     podman: Process,
     /// Podman's directory of containers.
     directory: PathBuf,
-    /// What podman prints, until it has been awaited: of a detached container the id, and its message.
-    printed: Option<JoinHandle<(String, String)>>,
+    /// Id that podman prints of a detached container, until it has been awaited.
+    id: Option<JoinHandle<String>>,
+    /// End of podman's stderr, until it has been awaited.
+    message: Option<JoinHandle<String>>,
     outcome: Option<Result<String, String>>,
 }
 
@@ -106,19 +110,10 @@ impl Container {
             Ok(status) => status,
             Err(error) => return Err(error.to_string()),
         };
-        // A child that inherited podman's pipes may keep them open.
-        let printed = match self.printed.as_mut() {
-            Some(printed) => timeout(Duration::from_secs(1), printed)
-                .await
-                .ok()
-                .and_then(Result::ok),
-            None => None,
-        };
-        self.printed = None;
-        let (id, message) = printed.unwrap_or_default();
         if status.success() {
-            return Ok(id);
+            return Ok(printed(&mut self.id).await);
         }
+        let message = printed(&mut self.message).await;
         Err(message_or_status(message, status))
     }
 
@@ -160,6 +155,26 @@ impl Container {
     }
 }
 
+/// Reads the id of a detached container, which is the first that podman prints.
+async fn read_id(stdout: Option<ChildStdout>) -> String {
+    let mut id = Vec::new();
+    if let Some(stdout) = stdout {
+        // One that fails to be read is no id.
+        let _ = stdout.take(ID_DIGITS as u64).read_to_end(&mut id).await;
+    }
+    String::from_utf8_lossy(&id).into_owned()
+}
+
+/// What podman has printed once it has ended. A child that inherited its pipes may keep them open.
+async fn printed(reader: &mut Option<JoinHandle<String>>) -> String {
+    let printed = match reader.as_mut() {
+        Some(reader) => timeout(Duration::from_secs(1), reader).await,
+        None => return String::new(),
+    };
+    *reader = None;
+    printed.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 impl Engine {
     /// Starts a container with a podman of its own.
     pub fn spawn(&self, spec: &ContainerSpec<'_>) -> Result<Container, EngineError> {
@@ -183,15 +198,14 @@ impl Engine {
         command.fd_mappings(mappings).map_err(io::Error::other)?;
         let mut podman = Process::start(&self.program, &mut command)?;
         let (stdout, stderr) = (podman.stdout(), podman.stderr());
-        let printed = background::spawn("read_podman", async {
-            // Its stdout is as short as an id, and never fills the pipe.
-            tokio::join!(read_stderr_tail(stdout), read_stderr_tail(stderr))
-        });
+        let id = background::spawn("read_podman_stdout", read_id(stdout));
+        let message = background::spawn("read_podman_stderr", read_stderr_tail(stderr));
         let directory = format!("{}-containers", self.info.graph_driver);
         Ok(Container {
             podman,
             directory: self.info.graph_root.join(directory),
-            printed: Some(printed),
+            id: Some(id),
+            message: Some(message),
             outcome: None,
         })
     }
