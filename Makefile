@@ -50,6 +50,7 @@ test-soak: setup ## Run a thousand jobs in a row and check for leftovers (minute
 
 test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
+	CYNODE_TEST_WARM=1 $(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1 storm
 
 test-inference-clients: setup ## Run the official OpenAI, Anthropic and Ollama clients against cynode (PyPI)
 	$(CARGO) build --locked --example stand-in-ollama

@@ -237,19 +237,31 @@ impl TestBed {
         processes(|arguments| arguments[0].ends_with("conmon") && arguments.iter().any(ours))
     }
 
-    /// Shims, containers and directories that are left at the nodes.
+    /// Shims, containers and directories that are left at the nodes, but of warm sandboxes.
     pub(crate) fn left(&self) -> Vec<String> {
-        let mut left = Vec::new();
+        let (mut left, mut warm) = (Vec::new(), Vec::new());
         for Site { node, .. } in &self.sites {
-            left.extend(node.shims().iter().map(|pid| format!("shim {pid}")));
-            left.extend(node.containers().iter().map(|id| format!("container {id}")));
+            let (shims, containers, kept) = (node.shims(), node.containers(), node.warm());
+            if shims.len() > kept.len() {
+                left.extend(shims.iter().map(|pid| format!("shim {pid}")));
+            }
+            if containers.len() > kept.len() {
+                left.extend(containers.iter().map(|id| format!("container {id}")));
+            }
+            warm.extend(kept);
             left.extend(node.spools().iter().map(|path| path.display().to_string()));
         }
         // Also containers that are only in podman's storage. Other tests may remove theirs meanwhile.
         let names = ["ps", "--all", "--external", "--format={{.Names}}"];
         let jobs = self.witness.jobs();
         let ours = |name: &&str| jobs.iter().any(|job| name.contains(job.as_str()));
-        left.extend(self.conmons().iter().map(|pid| format!("conmon {pid}")));
+        let is_left = |pid: &&i32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            !warm.iter().any(|name| line.contains(name))
+        };
+        let conmons = self.conmons();
+        let conmons = conmons.iter().filter(is_left);
+        left.extend(conmons.map(|pid| format!("conmon {pid}")));
         match podman(&names) {
             Ok(all) => left.extend(
                 all.lines()
