@@ -229,7 +229,8 @@ fn replaced_image_is_not_served_warm() {
     eventually("the sandbox of the old image is gone", || {
         (!worker.warm().iter().any(|name| before.contains(name))).then_some(())
     });
-    podman(&["untag", &name]).unwrap();
+    // Without a second name, podman would remove all names of the image.
+    podman(&["untag", &name, &name]).unwrap();
 }
 
 #[test]
