@@ -345,7 +345,8 @@ fn full_disk_ends_placement_with_reason() {
         return;
     };
     let jobs = disk.path().to_str().unwrap();
-    let worker = Worker::start(&["--jobs-dir", jobs, "--min-free-disk", "4MiB"]);
+    let flags = ["--jobs-dir", jobs, "--min-free-disk", "4MiB", "--warm", "0"];
+    let worker = Worker::start(&flags);
     let zeros = zstd::encode_all(&tar_of_zeros(200 << 20)[..], 1).unwrap();
     let files = json!([file(&worker, "in", &zeros, json!({"extract": true}))]);
     let job = Worker::script_with("true", json!({"files": files}));
