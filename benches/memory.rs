@@ -65,7 +65,6 @@ fn running_sandboxes(system: &System) -> Figure {
 
 /// Memory and CPU time of warm sandboxes that nobody uses.
 fn warm_sandboxes(system: &mut System) -> [Figure; 2] {
-    let warm = 2 * SLOTS;
     system.node = None;
     let cpu = |pids: &[u32]| {
         let before = cpu_seconds(pids);
@@ -76,8 +75,9 @@ fn warm_sandboxes(system: &mut System) -> [Figure; 2] {
     thread::sleep(SETTLE);
     let alone = cpu(&[system.node_pid()]);
     system.node = None;
-    system.start_node(SLOTS, warm);
+    system.start_node(SLOTS, 2 * SLOTS);
     thread::sleep(SETTLE);
+    let warm = system.warm_count();
     let mut pids = sandbox_processes(system.node_pid(), &system.node_dir());
     let memory = pss_of(&pids) / warm as f64;
     pids.push(system.node_pid());

@@ -141,9 +141,9 @@ impl System {
             (list["nodes"][0]["status"] == "ready").then_some(())
         });
         if warm > 0 && has_warm() {
-            // How many are kept follows from demand: a burst of so many.
+            // How many are kept follows from demand: a burst, of which as many come at a time as there are slots.
             self.api.run_many(warm);
-            self.wait_warm(warm);
+            self.wait_warm(warm.min(slots));
         }
     }
 
@@ -152,9 +152,13 @@ impl System {
         // One that was taken just now may still be reported as ready.
         thread::sleep(REPORT_DELAY);
         wait_for("warm sandboxes", || {
-            let ready = self.api.node(SLUG)["warm"]["ready"].as_u64()?;
-            (ready >= count as u64).then_some(())
+            (self.warm_count() >= count as u64).then_some(())
         });
+    }
+
+    /// Number of sandboxes that wait for tasks at the node.
+    pub fn warm_count(&self) -> u64 {
+        self.api.node(SLUG)["warm"]["ready"].as_u64().unwrap_or(0)
     }
 
     pub fn node_dir(&self) -> PathBuf {
