@@ -165,7 +165,7 @@ async fn read_id(stdout: Option<ChildStdout>) -> String {
     String::from_utf8_lossy(&id).into_owned()
 }
 
-/// What podman has printed once it has ended. A child that inherited its pipes may keep them open.
+/// Output of a podman that has ended. A child that inherited its pipes may keep them open.
 async fn printed(reader: &mut Option<JoinHandle<String>>) -> String {
     let printed = match reader.as_mut() {
         Some(reader) => timeout(Duration::from_secs(1), reader).await,

@@ -5,7 +5,7 @@
 //! that doesn't exist: when it reports that, all of podman, runtime, mounts and descriptors has worked.
 
 use super::{
-    Container, ContainerSpec, Engine, EngineError, Root, isolation, labels,
+    ClientEnd, Container, ContainerSpec, Engine, EngineError, Root, isolation, labels,
     limits::Limits,
     probe::{PROBE_NAME_PREFIX, ProbeEnv},
 };
@@ -27,17 +27,25 @@ use tokio::{
 };
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Probes of the same settings, where podman is killed.
+const MAX_TRIES: usize = 2;
 
-/// Runs a probe container to its end.
+/// Runs a probe container to its end. One whose podman is killed says nothing about podman, and is repeated once: other
+/// settings than those that work must not be taken for it.
 pub(super) async fn run_probe(
     engine: &Engine,
     probe_env: ProbeEnv<'_>,
     workspace: Option<&Path>,
 ) -> Result<(), EngineError> {
-    let root = make_root(probe_env.scratch.join("probe")).await?;
-    let outcome = try_container(engine, probe_env, &root, workspace).await;
-    remove_root(root).await;
-    outcome
+    for _ in 0..MAX_TRIES {
+        let root = make_root(probe_env.scratch.join("probe")).await?;
+        let outcome = try_container(engine, probe_env, &root, workspace).await;
+        remove_root(root).await;
+        if outcome? {
+            return Ok(());
+        }
+    }
+    Err(run_failed("it was killed again and again".to_owned()))
 }
 
 /// Creates the root of a container that has no image: empty but for the mount point of the workspace.
@@ -61,12 +69,13 @@ pub(super) async fn remove_root(root: PathBuf) {
     let _ = tokio::task::spawn_blocking(move || fs::remove_dir_all(root)).await;
 }
 
+/// Runs one container; false where its podman was killed by someone else.
 async fn try_container(
     engine: &Engine,
     probe_env: ProbeEnv<'_>,
     root: &Path,
     workspace: Option<&Path>,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     let (mut socket, init_socket) = UnixStream::pair()?;
     socket
         .write_all(&Hello::of_this_process()?.encode())
@@ -109,11 +118,14 @@ async fn try_container(
             })
         }
     };
-    if outcome.is_err() {
-        // Where podman hangs, the next collection of orphans finds the label.
-        let _ = timeout(PROBE_TIMEOUT, engine.remove_container(&name)).await;
-    }
-    outcome
+    let Err(error) = outcome else {
+        return Ok(true);
+    };
+    let is_timeout = matches!(error, EngineError::TimedOut { .. });
+    let is_killed = !is_timeout && container.wait_client().await == ClientEnd::Killed;
+    // Where podman hangs, the next collection of orphans finds the label.
+    let _ = timeout(PROBE_TIMEOUT, engine.remove_container(&name)).await;
+    if is_killed { Ok(false) } else { Err(error) }
 }
 
 /// A socket for init, which doesn't poll.

@@ -14,7 +14,7 @@ use super::{
     job_stop::cancel_requested,
     ledger::Job,
     placement::give_to,
-    prepare::{PrepareError, Prepared, engine_error, limits_of},
+    prepare::{PrepareError, Prepared, engine_error},
     warm::{Kind, StartMark, WarmSandbox},
 };
 use crate::{
@@ -66,7 +66,7 @@ pub(super) async fn start<'a>(
     prepared: &Prepared<'_>,
     may_be_warm: bool,
 ) -> Result<Started<'a>, StartError> {
-    if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, spec, prepared).await? {
+    if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, prepared).await? {
         return hand_over(ctx, live, spec, prepared, warm).await;
     }
     place_files(ctx, live, spec).await?;
@@ -77,16 +77,16 @@ pub(super) async fn start<'a>(
     Ok(Started { handle, mark })
 }
 
-/// Takes a warm sandbox for a job, or waits for the one that is being started.
+/// Takes a warm sandbox for a job, or waits for the one that is being started. One with devices needs a new one.
 async fn take_warm(
     ctx: &WorkerContext,
     job: &Job,
-    spec: &SandboxSpec,
     prepared: &Prepared<'_>,
 ) -> Result<Option<WarmSandbox>, PrepareError> {
-    let Some(kind) = kind_of(job, spec, prepared) else {
+    if !prepared.gpus.is_empty() {
         return Ok(None);
-    };
+    }
+    let kind = prepared.kind.clone();
     let mut cancel = job.cancellation();
     tokio::select! {
         taken = timeout(CLAIM_TIMEOUT, ctx.warm.take(kind, &prepared.image.id)) => {
@@ -94,16 +94,6 @@ async fn take_warm(
         }
         _ = cancel_requested(&mut cancel, None) => Err(PrepareError::Canceled),
     }
-}
-
-/// Kind of a warm sandbox that would do for the job; `None` where it needs one of its own.
-fn kind_of(job: &Job, spec: &SandboxSpec, prepared: &Prepared<'_>) -> Option<Kind> {
-    let image = job.accepted.image.parse().ok()?;
-    prepared.gpus.is_empty().then(|| Kind {
-        image,
-        limits: limits_of(spec),
-        inference: spec.use_inference == Some(true),
-    })
 }
 
 /// Hands a warm sandbox over to a job. Where that fails, nothing of the sandbox is left.
@@ -191,13 +181,10 @@ async fn start_new(
         (labels::TASK, accepted.task_id.to_string()),
         (labels::ATTEMPT, accepted.attempt.to_string()),
     ];
-    let mut sandbox = sandbox_config(ctx, id, &prepared.image, job.spool.path().to_owned());
-    sandbox.labels = labels
-        .map(|(name, value)| (name.to_owned(), value))
-        .to_vec();
-    sandbox.limits = limits_of(spec);
+    let labels = labels.map(|(name, value)| (name.to_owned(), value));
+    let (image, dir) = ((&prepared.image, &prepared.kind), job.spool.path());
+    let mut sandbox = sandbox_config(ctx, id, image, dir.to_owned(), labels.to_vec());
     sandbox.device_args = container_args(&prepared.gpus, ctx.engine.info().rootless);
-    sandbox.inference = spec.use_inference == Some(true);
     let config = ShimConfig {
         sandbox,
         job: Some(job_config(ctx, job, spec, prepared)),
@@ -209,12 +196,13 @@ async fn start_new(
     ShimHandle::start(job.spool.path(), ctx.init.path(), &config).await
 }
 
-/// Config of a sandbox in a directory of its own, with no limits and no devices.
+/// Config of a sandbox of this kind in a directory of its own, with no devices.
 pub(super) fn sandbox_config(
     ctx: &WorkerContext,
     id: SandboxId,
-    image: &ResolvedImage,
+    (image, kind): (&ResolvedImage, &Kind),
     dir: PathBuf,
+    labels: Vec<(String, String)>,
 ) -> SandboxConfig {
     SandboxConfig {
         id,
@@ -225,10 +213,10 @@ pub(super) fn sandbox_config(
         image_index: image.stamp,
         workspace: dir.join("workspace"),
         scratch: dir,
-        labels: Vec::new(),
-        limits: Default::default(),
+        labels,
+        limits: kind.limits.clone(),
         device_args: Vec::new(),
-        inference: false,
+        inference: kind.inference,
     }
 }
 

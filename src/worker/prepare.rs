@@ -1,6 +1,6 @@
 //! Preparation of a job before its sandbox is started: permission, its image, a slot.
 
-use super::{context::WorkerContext, job_end, ledger::Job, slots::Slot};
+use super::{context::WorkerContext, job_end, ledger::Job, slots::Slot, warm::Kind};
 use crate::{
     api::{
         image::ImageRef,
@@ -25,6 +25,8 @@ const SLOT_NOTICE_DELAY: Duration = Duration::from_secs(2);
 /// Image and slot of a job, held for as long as this lives.
 pub(super) struct Prepared<'a> {
     pub(super) image: ResolvedImage,
+    /// Kind of its sandbox.
+    pub(super) kind: Kind,
     pub(super) gpus: Vec<PassedGpu>,
     pub(super) slot: Slot<'a>,
     _lease: Option<ImageLease>,
@@ -79,7 +81,7 @@ pub(super) fn not_allowed(image: &ImageRef, lists: &[Vec<String>]) -> String {
 }
 
 /// Limits that a job asks for.
-pub(super) fn limits_of(spec: &SandboxSpec) -> Limits {
+fn limits_of(spec: &SandboxSpec) -> Limits {
     Limits {
         cpus: spec.cpus,
         memory: spec.memory,
@@ -94,9 +96,13 @@ pub(super) async fn prepare<'a>(
     job: &Arc<Job>,
     spec: &SandboxSpec,
 ) -> Result<Prepared<'a>, PrepareError> {
-    let image: ImageRef = job.accepted.image.parse().map_err(engine_error)?;
-    check_allowed(ctx, &image)?;
-    if let Some(message) = ctx.limits.refusal(&limits_of(spec)) {
+    let kind = Kind {
+        image: job.accepted.image.parse().map_err(engine_error)?,
+        limits: limits_of(spec),
+        inference: spec.use_inference == Some(true),
+    };
+    check_allowed(ctx, &kind.image)?;
+    if let Some(message) = ctx.limits.refusal(&kind.limits) {
         return Err(PrepareError::Failed(
             JobErrorKind::LimitUnsupported,
             message,
@@ -108,11 +114,12 @@ pub(super) async fn prepare<'a>(
         .of_job(&job.accepted.gpus, spec.gpus.as_ref());
     let gpus = gpus.map_err(|reason| PrepareError::Failed(JobErrorKind::GpuUnavailable, reason))?;
     wait_for_gpus(ctx, job).await;
-    let lease = ctx.images.lease(&image).await;
-    let image = resolve_image(ctx, job, &image, spec.pull.unwrap_or_default()).await?;
+    let lease = ctx.images.lease(&kind.image).await;
+    let image = resolve_image(ctx, job, &kind.image, spec.pull.unwrap_or_default()).await?;
     let slot = acquire_slot(ctx, job).await?;
     Ok(Prepared {
         image,
+        kind,
         gpus,
         slot,
         _lease: lease,

@@ -19,6 +19,7 @@ const DEAF: &str = "trap '' TERM; wait_for_it";
 const STOPPED: &str = "kill -STOP $$";
 const AFTERWARDS: &str = "podman \"$@\"; code=$?; trap '' TERM; wait_for_it; exit $code";
 const HELD_OPEN: &str = "sleep 1000 & echo $! >>HOME/pids; podman \"$@\"; exit";
+const KILLED_ONCE: &str = "rm $mood; kill -KILL $$";
 const FAILING: &str = "echo 'Error: out of sorts' >&2; exit 125";
 /// Leaves a container with the requested name and labels, as a podman that is ended midway.
 const LEAVING: &str = "kept=; for word; do case $word in --name=*|--label=*) kept=\"$kept $word\";; esac; done; \
@@ -199,6 +200,15 @@ fn inherited_podman_pipes_delay_no_job() {
     let job = Worker::script_with("echo here", json!({"image": USER_IMAGE}));
     assert_eq!(worker.run(&job)["stdout"], "here\n");
     moody.get("run", HELD_OPEN);
+    assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
+}
+
+/// Else a node would start with settings that no container runs with, or not at all.
+#[test]
+fn killed_probe_is_repeated() {
+    let moody = Moody::new();
+    moody.get("run", KILLED_ONCE);
+    let worker = moody.worker(&[]);
     assert_eq!(worker.run(&Worker::script("echo here"))["stdout"], "here\n");
 }
 

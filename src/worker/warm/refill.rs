@@ -51,7 +51,8 @@ const UNFIT_DELAY: Duration = DEMAND_WINDOW;
 enum StartError {
     /// Its image isn't on this machine, such as one that is still being prefetched.
     NoImage,
-    /// Its workspace belongs to another user of this machine than the one of this process, which can't move it.
+    /// No job could have it: nothing may run in its image, or its workspace belongs to another user of this machine than
+    /// the one of this process, which can't move it.
     Unfit,
     Failed(String),
 }
@@ -195,10 +196,8 @@ async fn start_in(
     let image = find_image(ctx, kind).await?;
     ctx.warm.state.lock().set_image(id, &image.id);
     let started_at = Instant::now();
-    let mut sandbox = sandbox_config(ctx, id, &image, dir.to_owned());
-    sandbox.labels = vec![(labels::JOB.to_owned(), JOB_LABEL.to_owned())];
-    sandbox.limits = kind.limits.clone();
-    sandbox.inference = kind.inference;
+    let labels = vec![(labels::JOB.to_owned(), JOB_LABEL.to_owned())];
+    let sandbox = sandbox_config(ctx, id, (&image, kind), dir.to_owned(), labels);
     let workspace = sandbox.workspace.clone();
     let mut handle = start_shim(ctx, dir, ShimConfig { sandbox, job: None })
         .await
@@ -238,7 +237,8 @@ async fn find_image(ctx: &Arc<WorkerContext>, kind: &Kind) -> Result<ResolvedIma
     let fault = ctx.images.files_fault(ctx.init.path(), &image.id).await;
     match fault.map_err(StartError::failed)? {
         None => Ok(image),
-        Some(fault) => Err(StartError::Failed(fault)),
+        // Jobs are told; podman is well.
+        Some(_) => Err(StartError::Unfit),
     }
 }
 
