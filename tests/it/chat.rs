@@ -246,15 +246,11 @@ fn pipes_go_in_and_out() {
     assert_eq!(roles, ["system", "user", "assistant", "user"]);
     assert_eq!(gateway.calls.all().last().unwrap().body["model"], "big");
 
-    let head = ["-m", "x", "small"];
-    let mut reader = gateway.command(home.path(), &head);
-    let mut child = reader.stdout(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    assert_eq!(
-        child.wait().unwrap().code(),
-        Some(141),
-        "as any writer into a closed pipe"
-    );
+    let (closed, writer) = std::io::pipe().unwrap();
+    drop(closed);
+    let mut head = gateway.command(home.path(), &["-m", "x", "small"]);
+    let status = head.stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(141), "as any writer into a closed pipe");
 }
 
 #[test]

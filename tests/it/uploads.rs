@@ -235,10 +235,10 @@ fn artifacts_are_listed_downloaded_and_deleted() {
     // A reader that has left, such as `head`, is no error worth a message.
     let gateway = &stage.orchestrator.gateway_url;
     let mut command = stage.command(gateway, &["artifacts", "download", &id, "--out", "-"]);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut gone = command.spawn().unwrap();
-    drop(gone.stdout.take());
-    let gone = gone.wait_with_output().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let gone = command.stdout(writer).stderr(Stdio::piped()).spawn();
+    let gone = gone.unwrap().wait_with_output().unwrap();
     assert_eq!(
         (gone.status.code(), &gone.stderr[..]),
         (Some(141), &b""[..])
