@@ -16,7 +16,10 @@ pub use prompt::{JobInference, MAX_PROMPT_BYTES, MODEL_PATTERN, Prompt};
 pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
-use super::{JobId, TaskId, check_version, image::ImageRef, problem::Problem, size::ByteSize};
+use super::{
+    JobId, TaskId, check_version, image::ImageRef, problem::Problem, sandboxes::SessionSpec,
+    size::ByteSize,
+};
 use files::{Content, JobFile};
 use resources::{Cpus, GpuRequest};
 use serde::{Deserialize, Serialize};
@@ -83,7 +86,8 @@ const fn first_attempt() -> u32 {
 pub struct SandboxSpec {
     /// Image reference in any form that [`ImageRef`] reads.
     pub image: String,
-    /// Program and arguments, run without a shell.
+    /// Program and arguments, run without a shell; none in a sandbox that stays.
+    #[serde(default)]
     pub command: Vec<String>,
     /// Variables added to the environment of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,6 +140,9 @@ pub struct SandboxSpec {
     /// Prompt that the node's model server answers: no command is run then, and no sandbox is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
+    /// Times of a sandbox that stays and runs [execs](super::sandboxes::exec): it has no command of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionSpec>,
 }
 
 impl SandboxSpec {
@@ -158,9 +165,10 @@ impl RunJob {
                 "must be a whole number of at least 1, got 0",
             ));
         }
-        match &self.sandbox.prompt {
-            Some(prompt) => prompt.check("/sandbox/prompt/text", "/sandbox/prompt/model")?,
-            None => {
+        match (&self.sandbox.prompt, &self.sandbox.session) {
+            (Some(prompt), _) => prompt.check("/sandbox/prompt/text", "/sandbox/prompt/model")?,
+            (None, Some(session)) => session.check("/sandbox/session")?,
+            (None, None) => {
                 let env = self.sandbox.env.as_ref();
                 check_command("/sandbox/command", &self.sandbox.command, env)?;
             }

@@ -19,6 +19,7 @@ mod lenient;
 pub mod models;
 pub mod nodes;
 pub mod problem;
+pub mod sandboxes;
 pub mod size;
 mod string_form;
 pub mod tasks;
@@ -158,6 +159,10 @@ id!(
 id!(
     /// Id of a job, the unit that a node runs; idempotency key of the Worker API.
     JobId
+);
+id!(
+    /// Id of an exec in a sandbox that stays; the caller may choose it.
+    ExecId
 );
 id!(
     /// Id of a registered node, independent of its slug.

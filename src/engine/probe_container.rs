@@ -12,7 +12,7 @@ use super::{
 use crate::sandbox_init::{
     self,
     view::{self, View},
-    wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report, take_report},
+    wire::{ExecEnd, ExecNumber, ExecSpec, Hello, InitRefusal, InitRequest, Report, take_report},
 };
 use std::{
     fs, io,
@@ -157,13 +157,14 @@ enum InitAnswer {
 async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
     let mut read = Vec::new();
     match next_report(&mut socket, &mut read).await? {
-        (ExecId::SANDBOX, Report::Ready { .. }) => {}
-        (ExecId::SANDBOX, Report::Refused(refusal)) => return Ok(InitAnswer::Refused(refusal)),
+        (ExecNumber::SANDBOX, Report::Ready { .. }) => {}
+        (ExecNumber::SANDBOX, Report::Refused(refusal)) => return Ok(InitAnswer::Refused(refusal)),
         _ => return Err(io::ErrorKind::InvalidData.into()),
     }
-    let inspect = InitRequest::Inspect.encode(ExecId::SANDBOX);
+    let inspect = InitRequest::Inspect.encode(ExecNumber::SANDBOX);
     socket.write_all(&inspect).await?;
-    let (ExecId::SANDBOX, Report::View(view)) = next_report(&mut socket, &mut read).await? else {
+    let (ExecNumber::SANDBOX, Report::View(view)) = next_report(&mut socket, &mut read).await?
+    else {
         return Err(io::ErrorKind::InvalidData.into());
     };
     let view = View::decode(&String::from_utf8_lossy(&view));
@@ -171,17 +172,20 @@ async fn talk_to_init(mut socket: UnixStream) -> io::Result<InitAnswer> {
         command: vec!["/nothing/here".into()],
         ..ExecSpec::default()
     };
-    socket.write_all(&exec.encode(ExecId::FIRST)).await?;
+    socket.write_all(&exec.encode(ExecNumber::FIRST)).await?;
     loop {
         match next_report(&mut socket, &mut read).await? {
-            (ExecId::FIRST, Report::Ended(end)) => return Ok(InitAnswer::Ended(view, end)),
-            (ExecId::FIRST, _) => {}
+            (ExecNumber::FIRST, Report::Ended(end)) => return Ok(InitAnswer::Ended(view, end)),
+            (ExecNumber::FIRST, _) => {}
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
 }
 
-async fn next_report(socket: &mut UnixStream, read: &mut Vec<u8>) -> io::Result<(ExecId, Report)> {
+async fn next_report(
+    socket: &mut UnixStream,
+    read: &mut Vec<u8>,
+) -> io::Result<(ExecNumber, Report)> {
     loop {
         if let Some(report) = take_report(read)? {
             return Ok(report);
@@ -220,7 +224,7 @@ mod tests {
     use super::*;
 
     /// Answer to a probe whose init sends these reports.
-    async fn answer_to(reports: &[(ExecId, Report)]) -> io::Result<InitAnswer> {
+    async fn answer_to(reports: &[(ExecNumber, Report)]) -> io::Result<InitAnswer> {
         let (ours, mut init) = UnixStream::pair()?;
         for (exec, report) in reports {
             init.write_all(&report.encode(*exec)).await?;
@@ -231,19 +235,19 @@ mod tests {
 
     #[tokio::test]
     async fn probe_believes_no_report_of_other_execs() {
-        let ready = || (ExecId::SANDBOX, Report::Ready { upper: Vec::new() });
-        let view = || (ExecId::SANDBOX, Report::View(Vec::new()));
+        let ready = || (ExecNumber::SANDBOX, Report::Ready { upper: Vec::new() });
+        let view = || (ExecNumber::SANDBOX, Report::View(Vec::new()));
         let ended = |exec| (exec, Report::Ended(ExecEnd::Exited(127)));
-        let started = (ExecId::FIRST, Report::Started);
-        let answer = answer_to(&[ready(), view(), started, ended(ExecId::FIRST)]).await;
+        let started = (ExecNumber::FIRST, Report::Started);
+        let answer = answer_to(&[ready(), view(), started, ended(ExecNumber::FIRST)]).await;
         assert!(
             matches!(answer, Ok(InitAnswer::Ended(_, ExecEnd::Exited(127)))),
             "{answer:?}"
         );
         for reports in [
-            vec![ready(), view(), ended(ExecId(2))],
-            vec![ready(), (ExecId(2), Report::View(Vec::new()))],
-            vec![ended(ExecId::FIRST)],
+            vec![ready(), view(), ended(ExecNumber(2))],
+            vec![ready(), (ExecNumber(2), Report::View(Vec::new()))],
+            vec![ended(ExecNumber::FIRST)],
         ] {
             let error = answer_to(&reports).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{reports:?}");

@@ -3,7 +3,7 @@
 use super::OutputSink;
 use crate::{
     api::events::Stream,
-    sandbox_init::wire::{ExecId, Report, take_report},
+    sandbox_init::wire::{ExecNumber, Report, take_report},
 };
 use std::{io, os::fd::OwnedFd, time::Duration};
 use tokio::{
@@ -100,13 +100,15 @@ impl ReportReader {
 
     /// The next report about the sandbox or its command; `None` once there can be no more, also after one that makes
     /// no sense.
-    pub(super) async fn next(&mut self) -> Option<(ExecId, Report)> {
+    pub(super) async fn next(&mut self) -> Option<(ExecNumber, Report)> {
         loop {
             let socket = self.socket.as_mut()?;
             match take_report(&mut self.buffer) {
-                Ok(Some((ExecId::SANDBOX, Report::OomKilled))) => self.is_oom_killed = true,
-                Ok(Some(report @ (ExecId::SANDBOX | ExecId::FIRST, _))) => return Some(report),
-                Ok(Some((ExecId(exec), _))) => {
+                Ok(Some((ExecNumber::SANDBOX, Report::OomKilled))) => self.is_oom_killed = true,
+                Ok(Some(report @ (ExecNumber::SANDBOX | ExecNumber::FIRST, _))) => {
+                    return Some(report);
+                }
+                Ok(Some((ExecNumber(exec), _))) => {
                     tracing::warn!(
                         exec,
                         "init reported an exec that was never handed over; ignored"
@@ -119,7 +121,7 @@ impl ReportReader {
     }
 
     /// The last report that is still to be read once init is dead; conmon may hold the socket open.
-    pub(super) async fn last(&mut self) -> Option<(ExecId, Report)> {
+    pub(super) async fn last(&mut self) -> Option<(ExecNumber, Report)> {
         let mut last = None;
         let all = async {
             while let Some(report) = self.next().await {
@@ -144,18 +146,21 @@ mod tests {
         let mut reports = ReportReader::new(ours.into_split().0);
         let ended = |code| Report::Ended(ExecEnd::Exited(code));
         for (exec, report) in [
-            (ExecId(2), Report::Started),
-            (ExecId::FIRST, Report::Started),
-            (ExecId::SANDBOX, Report::OomKilled),
-            (ExecId::FIRST, ended(3)),
-            (ExecId(u32::MAX), ended(0)),
+            (ExecNumber(2), Report::Started),
+            (ExecNumber::FIRST, Report::Started),
+            (ExecNumber::SANDBOX, Report::OomKilled),
+            (ExecNumber::FIRST, ended(3)),
+            (ExecNumber(u32::MAX), ended(0)),
         ] {
             init.write_all(&report.encode(exec)).await.unwrap();
         }
         drop(init);
-        assert_eq!(reports.next().await, Some((ExecId::FIRST, Report::Started)));
+        assert_eq!(
+            reports.next().await,
+            Some((ExecNumber::FIRST, Report::Started))
+        );
         assert!(!reports.is_oom_killed());
-        assert_eq!(reports.last().await, Some((ExecId::FIRST, ended(3))));
+        assert_eq!(reports.last().await, Some((ExecNumber::FIRST, ended(3))));
         assert!(reports.is_oom_killed());
         assert!(!reports.is_open());
     }

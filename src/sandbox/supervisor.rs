@@ -16,7 +16,7 @@ use crate::{
     api::events::Stream,
     background,
     engine::{ContainerSpec, EngineError, IndexStamp, Root, labels},
-    sandbox_init::wire::{ExecId, Hello, InitRequest, Report},
+    sandbox_init::wire::{ExecNumber, Hello, InitRequest, Report},
 };
 use bytes::BytesMut;
 use std::{io, os::fd::OwnedFd, pin::pin, time::Instant};
@@ -209,12 +209,12 @@ impl Sandbox {
                 Action::SendTerm => {
                     // A stopped process handles no signal before it continues.
                     for signal in [libc::SIGTERM, libc::SIGCONT] {
-                        self.send(&InitRequest::Signal(signal).encode(ExecId::FIRST));
+                        self.send(&InitRequest::Signal(signal).encode(ExecNumber::FIRST));
                     }
                     None
                 }
                 Action::SendKill => {
-                    self.send(&InitRequest::Kill.encode(ExecId::SANDBOX));
+                    self.send(&InitRequest::Kill.encode(ExecNumber::SANDBOX));
                     None
                 }
                 Action::KillContainer => {
@@ -274,22 +274,22 @@ impl Sandbox {
 
     fn on_report(
         &mut self,
-        report: Option<(ExecId, Report)>,
+        report: Option<(ExecNumber, Report)>,
         guest: Option<&mut Guest<'_>>,
     ) -> Option<Event> {
         let Some((id, report)) = report else {
             return Some(Event::ReportsClosed);
         };
         match (id, report, guest) {
-            (ExecId::SANDBOX, Report::Ready { upper }, _) => {
+            (ExecNumber::SANDBOX, Report::Ready { upper }, _) => {
                 let ContainerCleanup { engine, name, .. } = &self.cleanup;
                 engine.detach_upper(name, &upper);
                 Some(Event::InitReady)
             }
-            (ExecId::SANDBOX, Report::Refused(refusal), _) => {
+            (ExecNumber::SANDBOX, Report::Refused(refusal), _) => {
                 Some(Event::InitRefused(refused_by_init(refusal)))
             }
-            (ExecId::FIRST, report, Some(guest)) => guest.on_report(&report),
+            (ExecNumber::FIRST, report, Some(guest)) => guest.on_report(&report),
             // Never asked for, or about what it can't be about.
             _ => None,
         }
@@ -302,7 +302,7 @@ impl Sandbox {
     ) -> Option<Event> {
         match step {
             Ok(FeedStep::Send(request)) => {
-                self.send(&request.encode(ExecId::FIRST));
+                self.send(&request.encode(ExecNumber::FIRST));
                 None
             }
             Ok(FeedStep::Recorded) => {
@@ -330,7 +330,7 @@ impl Sandbox {
             let message = format!("the job's directory can't be written: {error}");
             return Some(Event::ExecRefused(SandboxExit::EngineFailed(message)));
         }
-        self.send(&guest.exec.spec.encode(ExecId::FIRST));
+        self.send(&guest.exec.spec.encode(ExecNumber::FIRST));
         Some(Event::ExecSent)
     }
 
@@ -350,11 +350,11 @@ impl Sandbox {
     /// Evidence of the end, once no client is left. Init reports before it ends, so its report may just be unread.
     async fn last_words(&mut self, guest: Option<&Guest<'_>>) -> Event {
         let (report, has_started) = match self.reports.last().await {
-            Some((ExecId::SANDBOX, Report::Refused(refusal))) => {
+            Some((ExecNumber::SANDBOX, Report::Refused(refusal))) => {
                 return Event::InitRefused(refused_by_init(refusal));
             }
-            Some((ExecId::FIRST, Report::Ended(end))) => (Some(end), true),
-            Some((ExecId::FIRST, _)) => (None, true),
+            Some((ExecNumber::FIRST, Report::Ended(end))) => (Some(end), true),
+            Some((ExecNumber::FIRST, _)) => (None, true),
             _ => (None, false),
         };
         if let (true, Some(guest)) = (has_started, guest) {

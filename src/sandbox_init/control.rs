@@ -5,7 +5,7 @@
 
 use super::{
     COMMAND, ENDING, Reporter, kill_all,
-    wire::{ExecId, InitRequest, Report},
+    wire::{ExecNumber, InitRequest, Report},
 };
 use std::{
     io::{self, PipeWriter, Write as _},
@@ -23,7 +23,7 @@ pub(super) type StdinSender = Sender<Vec<u8>>;
 
 /// Opens a pipe to the stdin of a command, and fills it on a thread of its own with what is sent.
 pub(super) fn open_stdin(
-    exec: ExecId,
+    exec: ExecNumber,
     reporter: &Arc<Reporter>,
 ) -> io::Result<(StdinSender, OwnedFd)> {
     let (read, write) = io::pipe()?;
@@ -36,7 +36,7 @@ pub(super) fn open_stdin(
 
 /// Writes what comes until its end, and reports what the pipe took. A command that reads no more is reported once.
 fn fill(
-    exec: ExecId,
+    exec: ExecNumber,
     bytes: &Receiver<Vec<u8>>,
     mut pipe: PipeWriter,
     reporter: &Reporter,
@@ -62,7 +62,7 @@ fn fill(
 /// what makes no sense.
 pub(super) fn serve(
     mut control: UnixStream,
-    exec: ExecId,
+    exec: ExecNumber,
     stdin: Option<StdinSender>,
     reporter: Arc<Reporter>,
 ) {
@@ -77,8 +77,8 @@ pub(super) fn serve(
 }
 
 fn handle(
-    (to, request): (ExecId, InitRequest),
-    exec: ExecId,
+    (to, request): (ExecNumber, InitRequest),
+    exec: ExecNumber,
     stdin: Option<&StdinSender>,
     reporter: &Reporter,
 ) -> io::Result<()> {
@@ -95,7 +95,7 @@ fn handle(
 
 /// Sends a signal to the process group of the command, whose number is its process id. The report comes first, so
 /// that it stands before the one of an end that the signal brings about.
-fn send_signal(exec: ExecId, signal: i32, reporter: &Reporter) -> io::Result<()> {
+fn send_signal(exec: ExecNumber, signal: i32, reporter: &Reporter) -> io::Result<()> {
     let pid = COMMAND.load(Ordering::SeqCst);
     if pid > 0 {
         reporter.send(exec, &Report::Signaled)?;

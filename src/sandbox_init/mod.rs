@@ -60,7 +60,7 @@ use std::{
     },
 };
 use view::View;
-use wire::{ExecEnd, ExecId, ExecSpec, Hello, InitRefusal, InitRequest, Report};
+use wire::{ExecEnd, ExecNumber, ExecSpec, Hello, InitRefusal, InitRequest, Report};
 
 /// Argument by which the binary knows that it is init.
 pub const ARGUMENT: &str = "__sandbox-init";
@@ -87,7 +87,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 struct Reporter(Mutex<UnixStream>);
 
 impl Reporter {
-    fn send(&self, exec: ExecId, report: &Report) -> io::Result<()> {
+    fn send(&self, exec: ExecNumber, report: &Report) -> io::Result<()> {
         let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         socket.write_all(&report.encode(exec))
     }
@@ -106,10 +106,10 @@ fn run() -> io::Result<()> {
     let (stdout, stderr) = (take_descriptor(STDOUT)?, take_descriptor(STDERR)?);
     let reporter = Reporter(Mutex::new(control.try_clone()?));
     if let Some(refusal) = check_isolation(&mut control)? {
-        return reporter.send(ExecId::SANDBOX, &Report::Refused(refusal));
+        return reporter.send(ExecNumber::SANDBOX, &Report::Refused(refusal));
     }
     let upper = view::upper_directory().unwrap_or_default().into_bytes();
-    reporter.send(ExecId::SANDBOX, &Report::Ready { upper })?;
+    reporter.send(ExecNumber::SANDBOX, &Report::Ready { upper })?;
     let Some((exec, spec)) = receive_exec(&mut control, &reporter)? else {
         return Ok(());
     };
@@ -158,7 +158,7 @@ fn run() -> io::Result<()> {
         }
     };
     if oom::kills() > kills_before {
-        reporter.send(ExecId::SANDBOX, &Report::OomKilled)?;
+        reporter.send(ExecNumber::SANDBOX, &Report::OomKilled)?;
     }
     reporter.send(exec, &Report::Ended(end))
 }
@@ -244,7 +244,7 @@ fn is_dir(path: &str) -> bool {
 fn receive_exec(
     control: &mut UnixStream,
     reporter: &Reporter,
-) -> io::Result<Option<(ExecId, ExecSpec)>> {
+) -> io::Result<Option<(ExecNumber, ExecSpec)>> {
     loop {
         match InitRequest::read(control)? {
             (exec, InitRequest::Run(spec)) => return Ok(Some((exec, spec))),

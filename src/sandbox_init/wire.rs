@@ -49,9 +49,9 @@ const MAX_REPORT_BYTES: usize = 1024 * 1024;
 
 /// Number of an exec in its sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExecId(pub u32);
+pub struct ExecNumber(pub u32);
 
-impl ExecId {
+impl ExecNumber {
     /// The whole sandbox.
     pub const SANDBOX: Self = Self(0);
     /// The first command.
@@ -103,7 +103,7 @@ impl InitRequest {
     }
 
     /// Bytes of the message.
-    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+    pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
         match self {
             Self::Run(spec) => spec.encode(exec),
             Self::Stdin(bytes) => message(4, exec, bytes),
@@ -113,7 +113,7 @@ impl InitRequest {
     }
 
     /// Reads a message. Fails on one that is too large or not what its type says.
-    pub fn read(from: &mut impl Read) -> io::Result<(ExecId, Self)> {
+    pub fn read(from: &mut impl Read) -> io::Result<(ExecNumber, Self)> {
         let mut header = [0; HEADER_BYTES];
         from.read_exact(&mut header)?;
         let (kind, exec, length) = decode_header(header);
@@ -140,7 +140,7 @@ impl InitRequest {
 impl ExecSpec {
     /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
     /// text after its length. Then whether it has a stdin, and whether it may use models, each 0 or 1.
-    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+    pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
         let mut bytes = Vec::new();
         let number =
             |bytes: &mut Vec<u8>, n: usize| bytes.extend_from_slice(&(n as u32).to_le_bytes());
@@ -234,7 +234,7 @@ pub enum Report {
 
 impl Report {
     /// Bytes of the message.
-    pub fn encode(&self, exec: ExecId) -> Vec<u8> {
+    pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
         let end = |how: u8, number: i32| {
             let [a, b, c, d] = number.to_le_bytes();
             vec![how, a, b, c, d]
@@ -290,7 +290,7 @@ impl Report {
 }
 
 /// Takes the next report out of what was read; `None` while it isn't whole. Fails on what init never sends.
-pub fn take_report(read: &mut Vec<u8>) -> io::Result<Option<(ExecId, Report)>> {
+pub fn take_report(read: &mut Vec<u8>) -> io::Result<Option<(ExecNumber, Report)>> {
     loop {
         let Some((header, rest)) = read.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -310,7 +310,7 @@ pub fn take_report(read: &mut Vec<u8>) -> io::Result<Option<(ExecId, Report)>> {
     }
 }
 
-fn message(kind: u8, exec: ExecId, payload: &[u8]) -> Vec<u8> {
+fn message(kind: u8, exec: ExecNumber, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + payload.len());
     bytes.push(kind);
     bytes.extend_from_slice(&exec.0.to_le_bytes());
@@ -319,8 +319,8 @@ fn message(kind: u8, exec: ExecId, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn decode_header([kind, a, b, c, d, length @ ..]: [u8; HEADER_BYTES]) -> (u8, ExecId, usize) {
-    let exec = ExecId(u32::from_le_bytes([a, b, c, d]));
+fn decode_header([kind, a, b, c, d, length @ ..]: [u8; HEADER_BYTES]) -> (u8, ExecNumber, usize) {
+    let exec = ExecNumber(u32::from_le_bytes([a, b, c, d]));
     (kind, exec, u32::from_le_bytes(length) as usize)
 }
 

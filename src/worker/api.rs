@@ -186,7 +186,7 @@ impl Api {
             }
         };
         let (job, spec) = reservation.commit(spec).await?;
-        self.start(&job, JobStart::New(spec, pins));
+        self.start(&job, JobStart::New(spec.into(), pins));
         if !job.accepted.gpus.is_empty() {
             self.ctx.changed.send_replace(());
         }

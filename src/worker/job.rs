@@ -52,7 +52,7 @@ const SLOW_START_DELAY: Duration = Duration::from_secs(10);
 /// State in which a job is found.
 pub(super) enum JobStart {
     /// Accepted just now, with its contents.
-    New(SandboxSpec, Vec<Pin>),
+    New(Box<SandboxSpec>, Vec<Pin>),
     /// Accepted by an earlier process; no handle where its shim is gone.
     Adopted(Option<ShimHandle>),
 }
@@ -97,7 +97,7 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let mut pending = match start {
         JobStart::New(spec, pins) => {
             held.pins = pins;
-            Some(spec)
+            Some(*spec)
         }
         JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
     };

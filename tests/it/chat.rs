@@ -12,7 +12,7 @@ use crate::support::{
 use serde_json::{Value, json};
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},

@@ -4,7 +4,7 @@
 use crate::support::{eventually, process::binary};
 use command_fds::{CommandFdExt as _, FdMapping};
 use cynode::sandbox_init::wire::{
-    ExecId, ExecSpec, HEADER_BYTES, Hello, InitRefusal, Report, VERSION, take_report,
+    ExecNumber, ExecSpec, HEADER_BYTES, Hello, InitRefusal, Report, VERSION, take_report,
 };
 use std::{
     fs::{self, File},
@@ -67,7 +67,7 @@ fn init_that_is_not_pid_1_does_nothing() {
         has_stdin: false,
         has_inference: false,
     };
-    let _ = socket.write_all(&request.encode(ExecId::FIRST));
+    let _ = socket.write_all(&request.encode(ExecNumber::FIRST));
     assert_eq!(
         report(&mut socket),
         Some(Report::Refused(InitRefusal::SharedNamespace))

@@ -1,7 +1,7 @@
 //! Messages between a sandbox's shim and its init.
 
 use crate::oracles::wire;
-use cynode::sandbox_init::wire::{ExecId, ExecSpec, InitRequest};
+use cynode::sandbox_init::wire::{ExecNumber, ExecSpec, InitRequest};
 use proptest::prelude::*;
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
@@ -19,7 +19,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
             has_stdin,
             has_inference,
         };
-        spec.encode(ExecId::FIRST)
+        spec.encode(ExecNumber::FIRST)
     })
 }
 

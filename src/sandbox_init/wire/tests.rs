@@ -37,7 +37,7 @@ proptest! {
         signal: i32,
         exec: u32,
     ) {
-        let exec = ExecId(exec);
+        let exec = ExecNumber(exec);
         for request in [
             InitRequest::Run(ExecSpec { command, env, has_stdin, has_inference }),
             InitRequest::Kill,
@@ -61,7 +61,7 @@ proptest! {
         reports in proptest::collection::vec((report(), any::<u32>()), 0..6),
         piece in 1usize..12,
     ) {
-        let sent: Vec<_> = reports.into_iter().map(|(report, exec)| (ExecId(exec), report)).collect();
+        let sent: Vec<_> = reports.into_iter().map(|(report, exec)| (ExecNumber(exec), report)).collect();
         let bytes: Vec<u8> = sent.iter().flat_map(|(exec, report)| report.encode(*exec)).collect();
         let (mut read, mut taken) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(piece) {
@@ -77,7 +77,7 @@ proptest! {
 
 #[test]
 fn unknown_types_are_skipped_by_length() {
-    let exec = ExecId::FIRST;
+    let exec = ExecNumber::FIRST;
     let mut bytes = message(200, exec, b"of a later release");
     let mut read = bytes.clone();
     bytes.extend(InitRequest::Kill.encode(exec));
@@ -99,7 +99,7 @@ fn unknown_types_are_skipped_by_length() {
 
 #[test]
 fn malformed_reports_are_refused() {
-    let exec = ExecId::FIRST;
+    let exec = ExecNumber::FIRST;
     let huge = [&[2, 0, 0, 0, 0][..], &u32::MAX.to_le_bytes()].concat();
     for mut bytes in [
         message(5, exec, b"short"[..4].as_ref()),
