@@ -12,6 +12,7 @@
 //! | [`cleanup`] | removal of a container whose exit is known |
 //! | [`pool`] | how many are worth starting before there are commands for them |
 //! | [`listeners`] | listeners in it for calls of models, which its owner serves |
+//! | [`execs`], [`outbox`] | commands beside the first, and messages with descriptors to init |
 //! | [`stdin`] | what the command reads, on its way to init |
 //! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |
 //! | [`shim`] | the process in which a sandbox is supervised, and which outlives its owner |
@@ -27,11 +28,13 @@
 //!   removed after that ([`cleanup`]).
 
 mod cleanup;
+mod execs;
 mod exit;
 mod guest;
 mod lifecycle;
 pub(crate) mod listeners;
 mod ordered_sink;
+mod outbox;
 pub(crate) mod pool;
 pub(crate) mod shim;
 mod start;
@@ -41,6 +44,7 @@ mod streams;
 mod supervisor;
 
 pub(crate) use cleanup::ContainerCleanup;
+pub(crate) use execs::{ExecControl, ExecHandle, ExecPort};
 pub(crate) use exit::SandboxExit;
 pub(crate) use lifecycle::ExecLimits;
 pub(crate) use start::{Start, start};

@@ -26,6 +26,10 @@ pub(crate) enum StopReason {
     StdinUnreadable,
     /// The machine shuts down.
     Shutdown,
+    /// It stays, and nothing has used it for its idle timeout. Only the sandbox's own shim finds this.
+    Idle,
+    /// It stays, and has reached its lifetime. Only the sandbox's own shim finds this.
+    Lifetime,
 }
 
 /// Share of a sandbox in the shortage for which it is stopped.
@@ -71,7 +75,10 @@ impl StopRequest {
             // A command that waits for the rest must not take it for the end.
             StopReason::StdinUnreadable => Duration::ZERO,
             StopReason::Shutdown => SHUTDOWN_GRACE,
-            StopReason::Timeout | StopReason::Canceled => Duration::MAX,
+            StopReason::Timeout
+            | StopReason::Canceled
+            | StopReason::Idle
+            | StopReason::Lifetime => Duration::MAX,
         };
         Self {
             reason,

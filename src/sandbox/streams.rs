@@ -1,6 +1,6 @@
 //! The supervisor's ends of what a sandbox holds: the command's output, and init's reports.
 
-use super::OutputSink;
+use super::{OutputSink, execs::ExecPort};
 use crate::{
     api::events::Stream,
     sandbox_init::wire::{ExecNumber, Report, take_report},
@@ -75,14 +75,16 @@ impl OutputPipe {
 pub(super) struct ReportReader {
     socket: Option<OwnedReadHalf>,
     buffer: Vec<u8>,
+    execs: ExecPort,
     is_oom_killed: bool,
 }
 
 impl ReportReader {
-    pub(super) fn new(socket: OwnedReadHalf) -> Self {
+    pub(super) fn new(socket: OwnedReadHalf, execs: ExecPort) -> Self {
         Self {
             socket: Some(socket),
             buffer: Vec::new(),
+            execs,
             is_oom_killed: false,
         }
     }
@@ -98,7 +100,7 @@ impl ReportReader {
         self.is_oom_killed
     }
 
-    /// The next report about the sandbox or its command; `None` once there can be no more, also after one that makes
+    /// The next report about the sandbox or its first command, those of other execs being delivered; `None` once there can be no more, also after one that makes
     /// no sense.
     pub(super) async fn next(&mut self) -> Option<(ExecNumber, Report)> {
         loop {
@@ -108,6 +110,7 @@ impl ReportReader {
                 Ok(Some(report @ (ExecNumber::SANDBOX | ExecNumber::FIRST, _))) => {
                     return Some(report);
                 }
+                Ok(Some((exec, report))) if self.execs.deliver(exec, report.clone()) => {}
                 Ok(Some((ExecNumber(exec), _))) => {
                     tracing::warn!(
                         exec,
@@ -143,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn reports_of_unknown_execs_are_ignored() {
         let (ours, mut init) = UnixStream::pair().unwrap();
-        let mut reports = ReportReader::new(ours.into_split().0);
+        let mut reports = ReportReader::new(ours.into_split().0, ExecPort::new().0);
         let ended = |code| Report::Ended(ExecEnd::Exited(code));
         for (exec, report) in [
             (ExecNumber(2), Report::Started),

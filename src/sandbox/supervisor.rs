@@ -3,11 +3,13 @@
 use super::{
     Exec, OutputSink, SandboxConfig,
     cleanup::{ContainerCleanup, reached},
+    execs::{ExecPort, ExecRequest},
     exit::{SandboxExit, refused_by_init},
     guest::{Guest, next_stdin, pump},
     lifecycle::{Action, Event, LastWords, Lifecycle},
     listeners,
     ordered_sink::OrderedSink,
+    outbox::Outbox,
     stdin::{FeedStep, StdinFeed},
     stop::{StopReason, StopRequest, Stops},
     streams::{OutputPipe, ReportReader, pipe_pair},
@@ -18,11 +20,10 @@ use crate::{
     engine::{ContainerSpec, EngineError, IndexStamp, Root, labels},
     sandbox_init::wire::{ExecNumber, Hello, InitRequest, Report},
 };
-use bytes::BytesMut;
 use std::{io, os::fd::OwnedFd, pin::pin, time::Instant};
 use tokio::{
-    io::AsyncWriteExt as _,
     net::{UnixStream, unix::OwnedWriteHalf},
+    sync::mpsc,
 };
 
 /// A sandbox until its exit is known, with or without a command.
@@ -32,7 +33,10 @@ pub(crate) struct Sandbox {
     reports: ReportReader,
     to_init: OwnedWriteHalf,
     /// Messages that init hasn't read yet.
-    unsent: BytesMut,
+    unsent: Outbox,
+    /// Execs beside the first command.
+    execs: ExecPort,
+    exec_requests: mpsc::UnboundedReceiver<ExecRequest>,
     /// Request to stop that the lifecycle has.
     stop: Option<StopRequest>,
     stdout: OutputPipe,
@@ -107,6 +111,9 @@ impl Sandbox {
             detached: true,
         })?;
         let (from_init, to_init) = control.into_split();
+        let (execs, exec_requests) = ExecPort::new();
+        let mut unsent = Outbox::default();
+        unsent.push(&hello, Vec::new());
         Ok(Self {
             cleanup: ContainerCleanup {
                 engine: config.engine.clone(),
@@ -116,9 +123,11 @@ impl Sandbox {
                 is_oom_killed: false,
             },
             image_index: config.image_index,
-            reports: ReportReader::new(from_init),
+            reports: ReportReader::new(from_init, execs.clone()),
             to_init,
-            unsent: BytesMut::from(hello.as_slice()),
+            unsent,
+            execs,
+            exec_requests,
             stop: None,
             stdout: OutputPipe::new(stdout, Stream::Stdout),
             stderr: OutputPipe::new(stderr, Stream::Stderr),
@@ -129,6 +138,11 @@ impl Sandbox {
     /// Listeners for calls of models, which init opened; none where the sandbox may use no models.
     pub(crate) fn listeners(&self) -> &listeners::Received {
         &self.listeners
+    }
+
+    /// Door to execs beside the first command.
+    pub(crate) fn exec_port(&self) -> ExecPort {
+        self.execs.clone()
     }
 
     /// Waits for `wanted` without a command; fails with the exit where the sandbox ends before that.
@@ -246,7 +260,7 @@ impl Sandbox {
         };
         tokio::select! {
             // The socket's buffer may be smaller than the message.
-            sent = self.to_init.write_buf(&mut self.unsent), if !self.unsent.is_empty() => {
+            sent = self.unsent.send(&self.to_init), if !self.unsent.is_empty() => {
                 if sent.is_err() {
                     // Init reads no more; the podman client's end says why.
                     self.unsent.clear();
@@ -263,6 +277,10 @@ impl Sandbox {
             end = self.cleanup.container.wait_client(), if life.client().is_none() => {
                 let is_reporting = self.reports.is_open();
                 Some(Event::ClientExited { end, is_reporting })
+            }
+            Some(request) = self.exec_requests.recv(), if life.is_running() && life.is_stoppable() => {
+                self.unsent.push(&request.message, request.descriptors);
+                None
             }
             request = stops.next(self.stop), if life.is_stoppable() => {
                 self.stop = Some(request);
@@ -320,7 +338,7 @@ impl Sandbox {
     }
 
     fn send(&mut self, message: &[u8]) {
-        self.unsent.extend_from_slice(message);
+        self.unsent.push(message, Vec::new());
     }
 
     /// Hands the command over.
@@ -372,6 +390,7 @@ impl Sandbox {
     /// conmon may still hold them open.
     fn drain(&mut self, guest: Option<&Guest<'_>>) {
         self.cleanup.is_oom_killed = self.reports.is_oom_killed();
+        self.execs.close();
         if let Some(guest) = guest {
             self.stdout.drain(&guest.sink);
             self.stderr.drain(&guest.sink);

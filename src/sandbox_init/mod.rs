@@ -12,13 +12,17 @@
 //!      ◀─── pipes (4, 5) ── the command's stdout and stderr
 //!      ──── stdin ─────────▶ into a pipe of init's; reports what it took
 //!      ──── signal ────────▶ to the command's process group
+//!      ──── run, with pipes ─▶ another command beside it: [execs]
 //!      ◀─── out of memory, where the kernel killed a process for that
 //!      ◀─── ended: exited, killed or not started
 //!      ──── kill, or end of file ─▶ init kills all
 //! ```
 //!
+//! A sandbox that stays has no command at first, and runs others until it is killed. Every command but the first has a
+//! [keeper], which ends what it has left; the first needs none, since all ends with it.
+//!
 //! Guarantees for the shim:
-//! - The end is reported only after every process of the sandbox but init is dead. All that was ever printed is in
+//! - The end of the first is reported only after every process of the sandbox but init is dead. All that was ever printed is in
 //!   the pipes then, also when a process outside of the sandbox still holds them open.
 //! - When the shim dies, the socket closes and the sandbox ends. None is left behind.
 //!
@@ -39,21 +43,31 @@
     reason = "PID 1 speaks to the kernel; each use says why it is sound"
 )]
 
+mod channel;
+mod command;
 mod control;
+mod execs;
 pub mod inference;
+mod keeper;
 mod oom;
 mod script;
 pub mod seccomp;
+mod terminal;
 pub mod view;
 pub mod wire;
 
+use channel::Channel;
+use command::Leader;
+use control::Requests;
+use execs::Execs;
 use std::{
     io::{self, Write as _},
+    mem::MaybeUninit,
     os::{
         fd::{FromRawFd as _, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt as _},
+        unix::net::UnixStream,
     },
-    process::{Command, Stdio, exit},
+    process::{Stdio, exit},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
@@ -82,8 +96,10 @@ pub const DESCRIPTORS: i32 = 3;
 static COMMAND: AtomicI32 = AtomicI32::new(0);
 /// Whether all processes are to be killed.
 static ENDING: AtomicBool = AtomicBool::new(false);
+/// Whether a sandbox without a command of its own is to end as soon as it runs nothing.
+static TERMINATING: AtomicBool = AtomicBool::new(false);
 
-/// Sender of reports, which two threads share.
+/// Sender of reports, which several threads share.
 struct Reporter(Mutex<UnixStream>);
 
 impl Reporter {
@@ -102,15 +118,15 @@ pub fn main() -> ! {
 fn run() -> io::Result<()> {
     // SAFETY: plain system call without pointers.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-    let mut control = UnixStream::from(take_descriptor(CONTROL)?);
-    let (stdout, stderr) = (take_descriptor(STDOUT)?, take_descriptor(STDERR)?);
-    let reporter = Reporter(Mutex::new(control.try_clone()?));
-    if let Some(refusal) = check_isolation(&mut control)? {
+    let mut channel = Channel::new(take_descriptor(CONTROL)?);
+    let output = [take_descriptor(STDOUT)?, take_descriptor(STDERR)?];
+    let reporter = Reporter(Mutex::new(channel.sender()?));
+    if let Some(refusal) = check_isolation(&mut channel)? {
         return reporter.send(ExecNumber::SANDBOX, &Report::Refused(refusal));
     }
     let upper = view::upper_directory().unwrap_or_default().into_bytes();
     reporter.send(ExecNumber::SANDBOX, &Report::Ready { upper })?;
-    let Some((exec, spec)) = receive_exec(&mut control, &reporter)? else {
+    let Some((first, spec)) = receive_exec(&mut channel, &reporter)? else {
         return Ok(());
     };
     // Before the command, which could take their addresses.
@@ -121,105 +137,91 @@ fn run() -> io::Result<()> {
     };
     forward_signals();
     let reporter = Arc::new(reporter);
+    let execs = Arc::new(Execs::new(Arc::clone(&reporter)));
     // The threads begin before the command, which could use up all processes that are allowed.
     let (sender, stdin) = if spec.has_stdin {
-        let (sender, stdin) = control::open_stdin(exec, &reporter)?;
+        let (sender, stdin) = control::open_stdin(first, &reporter)?;
         (Some(sender), stdin.into())
     } else {
         (None, Stdio::null())
     };
-    control::serve(control, exec, sender, Arc::clone(&reporter));
+    Requests::new((first, spec.command.is_empty()), sender, &execs, &reporter).serve(channel);
     let kills_before = oom::kills();
-    let mut error_output = std::fs::File::from(stderr.try_clone()?);
-    let started = match opened {
-        Ok(()) => start(&spec, [stdin, stdout.into(), stderr.into()])?,
-        Err(error) => Err(io::Error::other(format!(
-            "no listener for calls of models: {error}"
-        ))),
+    let opened = opened
+        .map_err(|error| io::Error::other(format!("no listener for calls of models: {error}")));
+    let end = match opened {
+        Ok(()) if spec.command.is_empty() => stay(first, &execs, &reporter)?,
+        opened => run_first(first, (&spec, stdin, output), opened, &execs, &reporter)?,
     };
-    let end = match started {
-        Ok(pid) => {
-            drop(error_output);
-            COMMAND.store(pid, Ordering::SeqCst);
-            reporter.send(exec, &Report::Started)?;
-            if ENDING.load(Ordering::SeqCst) {
-                kill_all();
-            }
-            let status = wait_for(pid)?;
-            // No signal is for it from now on: the number may become another process's.
-            COMMAND.store(0, Ordering::SeqCst);
-            kill_and_reap_all();
-            end_of(status)
-        }
-        Err(error) => {
-            let end = not_started(&mut error_output, &spec, &error);
-            reporter.send(exec, &Report::Started)?;
-            end
-        }
-    };
+    execs.report_killed()?;
     if oom::kills() > kills_before {
         reporter.send(ExecNumber::SANDBOX, &Report::OomKilled)?;
     }
-    reporter.send(exec, &Report::Ended(end))
+    reporter.send(first, &Report::Ended(end))
 }
 
-/// Starts the command; its process id, or the error with which the system refused it.
-fn start(
-    spec: &ExecSpec,
-    [stdin, stdout, stderr]: [Stdio; 3],
-) -> io::Result<Result<libc::pid_t, io::Error>> {
-    let from_file = script::via_file(&spec.command)?;
-    let command_line = from_file
-        .as_ref()
-        .map_or(&spec.command[..], |script| &script.command);
-    let (program, arguments) = command_line
-        .split_first()
-        .ok_or(io::ErrorKind::InvalidData)?;
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        // Set for hooks of the host, and not for the command.
-        .env_remove(GPU_HOOK_VARIABLE)
-        .envs(spec.env.iter().map(|(name, value)| (name, value)))
-        .current_dir(WORKSPACE)
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(stderr);
-    let filter = seccomp::filter(&own_threads()?);
-    // SAFETY: between fork and exec there are only system calls, and what they need exists already.
-    unsafe {
-        command.pre_exec(move || {
-            // Out of init's session: a command in its process group could change what holds for the group.
-            if libc::setsid() == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            seccomp::apply(&filter)
-        });
-    }
-    Ok(command.spawn().map(|child| child.id().cast_signed()))
-}
-
-fn end_of(status: libc::c_int) -> ExecEnd {
-    if libc::WIFSIGNALED(status) {
-        ExecEnd::Killed(libc::WTERMSIG(status))
-    } else {
-        ExecEnd::Exited(libc::WEXITSTATUS(status))
-    }
-}
-
-/// Ids of all threads of init, which a command must not reach.
-fn own_threads() -> io::Result<Vec<u32>> {
-    let entries = std::fs::read_dir("/proc/self/task")?;
-    let id = |entry: io::Result<std::fs::DirEntry>| {
-        let name = entry?.file_name();
-        let id = name.to_str().and_then(|name| name.parse().ok());
-        id.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+/// Runs the first command, with which the sandbox ends; its end.
+fn run_first(
+    first: ExecNumber,
+    (spec, stdin, [stdout, stderr]): (&ExecSpec, Stdio, [OwnedFd; 2]),
+    opened: io::Result<()>,
+    execs: &Execs,
+    reporter: &Reporter,
+) -> io::Result<ExecEnd> {
+    let mut errors = std::fs::File::from(stderr.try_clone()?);
+    let started = match opened {
+        Ok(()) => {
+            let streams = [stdin, stdout.into(), stderr.into()];
+            command::start(spec, streams, Leader::Command)?
+        }
+        Err(error) => Err(error),
     };
-    entries.map(id).collect()
+    let pid = match started {
+        Ok(pid) => pid,
+        Err(error) => {
+            let end = command::not_started(&mut errors, spec, &error);
+            reporter.send(first, &Report::Started)?;
+            return Ok(end);
+        }
+    };
+    drop(errors);
+    COMMAND.store(pid, Ordering::SeqCst);
+    reporter.send(first, &Report::Started)?;
+    if ENDING.load(Ordering::SeqCst) {
+        kill_all();
+    }
+    let status = loop {
+        let ended = next_ended()?.ok_or(io::ErrorKind::NotFound)?;
+        let status = execs.reap(ended)?;
+        if ended == pid {
+            break status;
+        }
+    };
+    // No signal is for it from now on: the number may become another process's.
+    COMMAND.store(0, Ordering::SeqCst);
+    kill_and_reap_all();
+    Ok(command::end_of(status))
+}
+
+/// Keeps a sandbox without a command of its own, until it is killed, or has been asked to end and runs nothing.
+fn stay(first: ExecNumber, execs: &Execs, reporter: &Reporter) -> io::Result<ExecEnd> {
+    reporter.send(first, &Report::Started)?;
+    let is_ending = || ENDING.load(Ordering::SeqCst);
+    let is_over = || is_ending() || TERMINATING.load(Ordering::SeqCst);
+    while !(is_ending() || is_over() && execs.is_empty()) {
+        match next_ended()? {
+            Some(ended) => {
+                execs.reap(ended)?;
+            }
+            None => execs.wait_for_start(is_over),
+        }
+    }
+    kill_and_reap_all();
+    Ok(ExecEnd::Killed(libc::SIGKILL))
 }
 
 /// Reason for which nothing must be done here.
-fn check_isolation(control: &mut UnixStream) -> io::Result<Option<InitRefusal>> {
+fn check_isolation(control: &mut impl io::Read) -> io::Result<Option<InitRefusal>> {
     if std::process::id() != 1 {
         return Ok(Some(InitRefusal::SharedNamespace));
     }
@@ -242,7 +244,7 @@ fn is_dir(path: &str) -> bool {
 
 /// Waits for a command to run, and answers requests before it; `None` where init is to end without one.
 fn receive_exec(
-    control: &mut UnixStream,
+    control: &mut Channel,
     reporter: &Reporter,
 ) -> io::Result<Option<(ExecNumber, ExecSpec)>> {
     loop {
@@ -259,25 +261,6 @@ fn receive_exec(
             }
         }
     }
-}
-
-/// End of a command whose program could not be started. Says in its stderr, as a shell would, what is wrong.
-fn not_started(error_output: &mut std::fs::File, spec: &ExecSpec, error: &io::Error) -> ExecEnd {
-    let (end, reason) = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENOTDIR) => {
-            (ExecEnd::Exited(127), "not found in the image".to_owned())
-        }
-        Some(
-            libc::E2BIG | libc::EACCES | libc::ENOEXEC | libc::EISDIR | libc::ELOOP | libc::ETXTBSY,
-        ) => (ExecEnd::Exited(126), error.to_string()),
-        errno => (ExecEnd::NotStarted(errno.unwrap_or(0)), error.to_string()),
-    };
-    let program = spec.command.first().map(|program| program.display());
-    if let Some(program) = program {
-        // When the shim doesn't read, the report fails too.
-        let _ = writeln!(error_output, "cynode: {program}: {reason}");
-    }
-    end
 }
 
 /// Takes over a descriptor that was handed through, and keeps it from the command.
@@ -312,17 +295,24 @@ fn forward_signals() {
     }
 }
 
-/// Reaps processes until the command has ended; its wait status.
-fn wait_for(pid: libc::pid_t) -> io::Result<libc::c_int> {
+/// Waits until a child has ended, which stays to be reaped; `None` where there is no child.
+fn next_ended() -> io::Result<Option<libc::pid_t>> {
     loop {
-        let mut status = 0;
-        // SAFETY: `status` outlives the call.
-        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
-        if ended == pid {
-            return Ok(status);
+        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+        let flags = libc::WEXITED | libc::WNOWAIT;
+        // SAFETY: `info` outlives the call, and zeros are a valid value of it.
+        let (result, pid) = unsafe {
+            let result = libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags);
+            (result, info.assume_init_ref().si_pid())
+        };
+        if result == 0 {
+            return Ok(Some(pid));
         }
-        if ended == -1 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return Err(io::Error::last_os_error());
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ECHILD) => return Ok(None),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
         }
     }
 }

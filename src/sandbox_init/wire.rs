@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Messages of several commands share one socket: each names the *exec* that it is about, a number that the shim
-//! chooses, or 0 for the whole sandbox. Types, and the numbers that are kept for what is to come:
+//! chooses, or 0 for the whole sandbox. Output never goes this way: the first command has the pipes that init was
+//! started with, and every later one brings its own, as descriptors with the first byte of the request (unix(7)). So
+//! the kernel holds up a command whose output is not read, and none of the others. The types:
 //!
 //! | to init | | from init | |
 //! |---|---|---|---|
@@ -15,9 +17,7 @@
 //! | 3 | inspect the sandbox | 3 | a view of the sandbox |
 //! | 4 | bytes for a command's stdin; none: its end | 4 | the command runs |
 //! | 5 | send a signal to a command's process group | 5 | the command ended |
-//! | 6 | *a terminal's size* | 6 | a request of this type is not supported |
-//! | 7 | *a file, or its end* | 7 | *a file, or its end* |
-//! | 8 | *a socket: open, data, close* | 8 | *a socket: opened, data, closed* |
+//! | 6 | the size of a command's terminal | 6 | a request of this type is not supported |
 //! | | | 9, 10 | a command's stdin took so many bytes; a command reads it no more |
 //! | | | 11 | a signal is about to be sent to a command that has not ended |
 //! | | | 12 | the kernel killed a process for want of memory |
@@ -28,18 +28,23 @@
 //! The command has no way to this socket (see [`sandbox_init`](super)), but init is not believed more than needed:
 //! no length and no count is trusted with memory before its bytes are there.
 
+mod exec_spec;
 mod hello;
 
+pub use super::terminal::Size;
+pub use exec_spec::{ExecSpec, ExecStreams};
 pub use hello::{HELLO_BYTES, Hello};
 
+use exec_spec::{decode_size, encode_size};
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     io::{self, Read},
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::unix::ffi::OsStringExt as _,
 };
 
-/// Version of these messages. 2: a command says whether it has a stdin; 3: and whether it may use models.
-pub const VERSION: u8 = 3;
+/// Version of these messages. 2: a command says whether it has a stdin; 3: and whether it may use models; 4: several
+/// commands, each with a directory and streams.
+pub const VERSION: u8 = 4;
 /// Bytes of a message before its payload.
 pub const HEADER_BYTES: usize = 9;
 /// Largest payload to init: twice what validation of a job lets through, with room for the lengths.
@@ -54,7 +59,7 @@ pub struct ExecNumber(pub u32);
 impl ExecNumber {
     /// The whole sandbox.
     pub const SANDBOX: Self = Self(0);
-    /// The first command.
+    /// The first command, with which the sandbox ends.
     pub const FIRST: Self = Self(1);
 }
 
@@ -72,21 +77,10 @@ pub enum InitRequest {
     Stdin(Vec<u8>),
     /// Send this signal to the command's process group.
     Signal(i32),
+    /// Change the size of the command's terminal.
+    Resize(Size),
     /// A message of a type that this release doesn't know.
     Unknown(u8),
-}
-
-/// Command to run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExecSpec {
-    /// Program and arguments.
-    pub command: Vec<OsString>,
-    /// Variables that are added to the image's environment, in this order.
-    pub env: Vec<(OsString, OsString)>,
-    /// Whether stdin is a pipe that [`InitRequest::Stdin`] fills; else it is empty.
-    pub has_stdin: bool,
-    /// Whether init opens listeners for calls of models.
-    pub has_inference: bool,
 }
 
 impl InitRequest {
@@ -98,6 +92,7 @@ impl InitRequest {
             Self::Inspect => 3,
             Self::Stdin(_) => 4,
             Self::Signal(_) => 5,
+            Self::Resize(_) => 6,
             Self::Unknown(kind) => *kind,
         }
     }
@@ -108,6 +103,7 @@ impl InitRequest {
             Self::Run(spec) => spec.encode(exec),
             Self::Stdin(bytes) => message(4, exec, bytes),
             Self::Signal(signal) => message(5, exec, &signal.to_le_bytes()),
+            Self::Resize(size) => message(6, exec, &encode_size(*size)),
             other => message(other.kind(), exec, &[]),
         }
     }
@@ -131,54 +127,13 @@ impl InitRequest {
                 let signal = payload.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
                 Self::Signal(i32::from_le_bytes(signal))
             }
+            6 => {
+                let size = payload.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+                Self::Resize(decode_size(size))
+            }
             kind => Self::Unknown(kind),
         };
         Ok((exec, request))
-    }
-}
-
-impl ExecSpec {
-    /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
-    /// text after its length. Then whether it has a stdin, and whether it may use models, each 0 or 1.
-    pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let number =
-            |bytes: &mut Vec<u8>, n: usize| bytes.extend_from_slice(&(n as u32).to_le_bytes());
-        let text = |bytes: &mut Vec<u8>, text: &OsStr| {
-            number(bytes, text.len());
-            bytes.extend_from_slice(text.as_bytes());
-        };
-        number(&mut bytes, self.command.len());
-        self.command
-            .iter()
-            .for_each(|argument| text(&mut bytes, argument));
-        number(&mut bytes, self.env.len());
-        for (name, value) in &self.env {
-            text(&mut bytes, name);
-            text(&mut bytes, value);
-        }
-        bytes.extend([self.has_stdin, self.has_inference].map(u8::from));
-        message(1, exec, &bytes)
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut cursor = Cursor(bytes);
-        // A count is trusted with no allocation: each entry has to be there.
-        let command = (0..cursor.number()?)
-            .map(|_| cursor.text())
-            .collect::<Option<_>>()?;
-        let env = (0..cursor.number()?)
-            .map(|_| Some((cursor.text()?, cursor.text()?)))
-            .collect::<Option<_>>()?;
-        let &[has_stdin @ 0..=1, has_inference @ 0..=1] = cursor.0 else {
-            return None;
-        };
-        Some(Self {
-            command,
-            env,
-            has_stdin: has_stdin == 1,
-            has_inference: has_inference == 1,
-        })
     }
 }
 
@@ -218,7 +173,8 @@ pub enum Report {
     View(Vec<u8>),
     /// The command runs, or its program could not be executed.
     Started,
-    /// The command ended, and every other process of the sandbox with it.
+    /// The command ended: the first one with every other process of the sandbox, any other with all that it has started,
+    /// unless it is detached.
     Ended(ExecEnd),
     /// A request of this type is not supported.
     Unsupported(u8),

@@ -11,7 +11,8 @@
 //!   result.json    its result
 //!   stdin          content of stdin
 //!   artifacts/     files that were collected; beside it collect.json and artifacts.json (see `worker::artifacts`)
-//!   workspace/, shim.sock, shim.log    the sandbox's, while there is one
+//!   execs/         commands beside it, or in a sandbox that stays (see `exec.rs`)
+//!   workspace/, shim.sock, session.sock, shim.log    the sandbox's, while there is one
 //! ```
 //!
 //! After a crash these files tell how far a job came: with a result, it has ended; with a shim that answers, it runs;
@@ -19,12 +20,14 @@
 //! files that the job can't reach are ever read. Two facts are synced, so that they survive a loss of power: that the
 //! command may have begun, and the result.
 
+mod exec;
 pub mod log;
 mod reader;
 mod recorder;
 mod stdin;
 mod writer;
 
+pub use exec::{ExecRecorder, ExecSpool};
 pub use reader::LogReader;
 pub use recorder::{JobEnd, JobRecorder};
 pub use stdin::{Piece, PieceOutcome, StdinReader};

@@ -1,13 +1,17 @@
 //! Recorder of an attempt: its events, and in the end its result.
 
-use super::{AcceptedJob, LogReader, Spool, log::RecordKind, writer::LogWriter};
+use super::{
+    AcceptedJob, LogReader, Spool,
+    log::RecordKind,
+    writer::{LogWriter, record_length},
+};
 use crate::api::{
     PAYLOAD_VERSION,
     events::{
-        OutputChunk, OutputLog, RECORD_OUTPUT_BYTES, RecordContent, ResultEvent, Stream,
-        Utf8Decoder, incomplete_tail, prefix_with_text,
+        OutputChunk, OutputLog, RecordContent, ResultEvent, Stream, Utf8Decoder, prefix_with_text,
     },
     jobs::{Effective, JobError, JobErrorKind, JobInference, JobResult, Outcome},
+    sandboxes::EndReason,
     time::Time,
 };
 use std::io;
@@ -31,6 +35,8 @@ pub struct JobEnd {
     pub oom: Option<String>,
     /// Use of a model by the job.
     pub inference: Option<JobInference>,
+    /// Reason for which a sandbox that stays ended.
+    pub session: Option<EndReason>,
 }
 
 impl JobEnd {
@@ -47,6 +53,7 @@ impl JobEnd {
             error: None,
             oom: None,
             inference: None,
+            session: None,
         }
     }
 
@@ -58,6 +65,7 @@ impl JobEnd {
             error: None,
             oom: None,
             inference: None,
+            session: None,
         }
     }
 
@@ -71,6 +79,7 @@ impl JobEnd {
             error: Some(JobError { kind, message }),
             oom: None,
             inference: None,
+            session: None,
         }
     }
 }
@@ -149,9 +158,7 @@ impl JobRecorder {
     /// Number of bytes that make up the next record. A record that crosses the end of the result's head is cut there,
     /// so that a result keeps each event whole or not at all.
     fn record_length(&self, stream: Stream, bytes: &[u8]) -> usize {
-        let bytes = &bytes[..bytes.len().min(RECORD_OUTPUT_BYTES)];
-        let whole = bytes.len() - incomplete_tail(bytes);
-        let length = if whole == 0 { bytes.len() } else { whole };
+        let length = record_length(bytes);
         let room = self.kept.head_room(stream);
         if room == 0 || 3 * length <= room {
             return length;
@@ -204,7 +211,10 @@ impl JobRecorder {
             effective,
             error: end.error,
             oom_killed: end.oom.is_some(),
-            reason: end.oom,
+            reason: match end.session {
+                Some(reason) => Some(<&str>::from(reason).to_owned()),
+                None => end.oom,
+            },
             inference: end.inference,
             artifacts: Vec::new(),
             artifacts_skipped: None,

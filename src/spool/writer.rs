@@ -3,7 +3,9 @@
 use super::log::{self, RECORD_HEADER_BYTES, RecordKind, SegmentHeader, StreamTotals};
 use crate::{
     api::{
-        events::{LogRecord, OutputChunk, RecordContent, Stream},
+        events::{
+            LogRecord, OutputChunk, RECORD_OUTPUT_BYTES, RecordContent, Stream, incomplete_tail,
+        },
         time::Time,
     },
     disk_space::free_bytes,
@@ -21,6 +23,15 @@ const MIN_SEGMENT_BYTES: u64 = 64 * 1024;
 
 /// Room that has to stay free on the disk for a segment to be begun, so that results have room.
 const RESERVED_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Number of bytes of output that make up the next record: it ends between characters where that is possible.
+pub(super) fn record_length(bytes: &[u8]) -> usize {
+    let bytes = &bytes[..bytes.len().min(RECORD_OUTPUT_BYTES)];
+    match bytes.len() - incomplete_tail(bytes) {
+        0 => bytes.len(),
+        whole => whole,
+    }
+}
 
 /// Writer that appends records, and deletes a segment when the log is full: the oldest but for the first, which holds
 /// the output that a result keeps. A record that can't be written, on a full disk, is dropped and shows as a gap:

@@ -29,7 +29,9 @@ pub(super) fn job_end(exit: SandboxExit) -> JobEnd {
 /// End of a job that was stopped for this reason.
 pub(super) fn stopped(reason: StopReason) -> JobEnd {
     match reason {
-        StopReason::Timeout => JobEnd::stopped(Outcome::Timeout),
+        StopReason::Timeout | StopReason::Idle | StopReason::Lifetime => {
+            JobEnd::stopped(Outcome::Timeout)
+        }
         StopReason::Canceled => JobEnd::stopped(Outcome::Canceled),
         StopReason::Shutdown => JobEnd::failed(
             JobErrorKind::Lost,

@@ -10,11 +10,13 @@
 use super::{
     artifacts::{self, CollectRequest},
     job_end::{job_end, out_of_memory},
+    session::{Session, session_end},
 };
 use crate::{
     api::{
         events::Stream,
         jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, SandboxSpec},
+        sandboxes::SessionSpec,
     },
     background,
     data_dir::make_private_subdir,
@@ -31,6 +33,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
+
+/// Time limit of a sandbox that has none, far beyond the life of any machine.
+const NO_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Config of a shim.
 #[derive(Serialize, Deserialize)]
@@ -173,20 +178,25 @@ async fn run_job(
         make_private_subdir(&sandbox.workspace)?;
         artifacts::make_directory(&sandbox.workspace)?;
     }
-    // What is to be collected is written down before the command can begin.
+    let session = spec.session;
     artifacts::remove_earlier(&spool)?;
-    CollectRequest::new(&spec, config.artifact_limit, config.min_free).write(&config.spool)?;
+    if session.is_none() {
+        // What is to be collected is written down before the command can begin.
+        CollectRequest::new(&spec, config.artifact_limit, config.min_free).write(&config.spool)?;
+    }
     let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;
     let exec = exec(&config, sandbox.inference, spec, stdin);
     let start = match warm {
         Some(sandbox) => Ok(Start::Ready(sandbox)),
         None => sandbox::start(&sandbox, &shim.stops).await,
     };
-    let (end, container) = end_of(start, &exec, (&config, &sink), &shim).await;
+    let (end, container) = end_of(start, &exec, session.as_ref(), (&config, &sink), &shim).await;
     let effective = Some(config.effective.clone());
     let mut result = sink.recorder.lock().take_result(end, effective);
     let SandboxConfig { engine, init, .. } = &sandbox;
-    artifacts::collect_into(&mut result, engine, init, &spool).await;
+    if session.is_none() {
+        artifacts::collect_into(&mut result, engine, init, &spool).await;
+    }
     let written = spool.write_result(&result);
     if let Err(error) = spool.remove_stdin() {
         tracing::warn!(%error, "stdin can't be removed; it goes with the job");
@@ -213,6 +223,7 @@ async fn run_job(
 async fn end_of(
     start: Result<Start, EngineError>,
     exec: &Exec,
+    stays: Option<&SessionSpec>,
     (config, sink): (&JobConfig, &SpoolSink<'_>),
     shim: &Shim,
 ) -> (JobEnd, Option<Box<ContainerCleanup>>) {
@@ -221,7 +232,11 @@ async fn end_of(
             if exec.spec.has_inference {
                 hand_over_listeners(config.spool.clone(), &sandbox, shim);
             }
+            let session = serve_execs(config, exec, stays, &sandbox, shim);
             let (exit, container) = sandbox.run(exec, sink, &shim.stops).await;
+            if let Some(session) = session {
+                session.finish().await;
+            }
             (exit, container.into())
         }
         Ok(Start::Ended(exit, container)) => (exit, container),
@@ -230,11 +245,40 @@ async fn end_of(
             return (end, None);
         }
     };
+    if stays.is_some() {
+        let end = session_end(exit, container.is_oom_killed());
+        return (end, Some(container));
+    }
     let mut end = job_end(exit);
     if container.is_oom_killed() {
         end.oom = Some(out_of_memory(config.effective.memory));
     }
     (end, Some(container))
+}
+
+/// Serves execs in the sandbox, in the background. A sandbox that runs a command does without where that fails.
+fn serve_execs(
+    config: &JobConfig,
+    exec: &Exec,
+    stays: Option<&SessionSpec>,
+    sandbox: &Sandbox,
+    shim: &Shim,
+) -> Option<Arc<Session>> {
+    let session = Session::new(
+        (config.accepted.job_id, config.spool.clone()),
+        sandbox.exec_port(),
+        exec.spec.env.clone(),
+        config.log_bytes,
+        stays,
+        shim.updates.clone(),
+    );
+    match session.serve(shim.stops.clone()) {
+        Ok(()) => Some(session),
+        Err(error) => {
+            tracing::error!(%error, "execs in the sandbox can't be served");
+            None
+        }
+    }
 }
 
 /// Serves the listeners for calls of models to the worker, in the background.
@@ -318,10 +362,15 @@ fn exec(
                 .collect(),
             has_stdin: stdin.is_some(),
             has_inference: inference,
+            ..ExecSpec::default()
         },
         stdin,
         limits: ExecLimits {
-            timeout: Duration::from_secs(config.effective.timeout_seconds),
+            timeout: match spec.session {
+                // Its session keeps its times.
+                Some(_) => NO_TIMEOUT,
+                None => Duration::from_secs(config.effective.timeout_seconds),
+            },
             grace: Duration::from_secs(grace.into()),
         },
     }

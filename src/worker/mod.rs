@@ -57,6 +57,7 @@ mod prompt;
 mod reconnect;
 mod recovery;
 mod sandbox_inference;
+mod session;
 mod settings;
 mod slots;
 mod stdin;

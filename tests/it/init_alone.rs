@@ -63,9 +63,7 @@ fn init_that_is_not_pid_1_does_nothing() {
     // A request on which init would kill all others.
     let request = ExecSpec {
         command: vec!["true".into()],
-        env: Vec::new(),
-        has_stdin: false,
-        has_inference: false,
+        ..ExecSpec::default()
     };
     let _ = socket.write_all(&request.encode(ExecNumber::FIRST));
     assert_eq!(

@@ -18,6 +18,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
             env,
             has_stdin,
             has_inference,
+            ..ExecSpec::default()
         };
         spec.encode(ExecNumber::FIRST)
     })

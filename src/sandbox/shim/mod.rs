@@ -169,7 +169,7 @@ fn socket_in(dir: &Path) -> io::Result<(File, PathBuf)> {
 
 /// Path of a socket in a directory. Short enough for the kernel, wherever the directory is, as long as the file that
 /// comes with it is open.
-pub(super) fn socket_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
+pub(crate) fn socket_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     let dir = File::open(dir)?;
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     Ok((dir, path.into()))

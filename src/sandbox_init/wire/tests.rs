@@ -7,6 +7,15 @@ fn text() -> impl Strategy<Value = OsString> {
     proptest::collection::vec(any::<u8>(), 0..20).prop_map(OsString::from_vec)
 }
 
+fn streams() -> impl Strategy<Value = ExecStreams> {
+    let terminal = |(cols, rows)| ExecStreams::Terminal(Size { cols, rows });
+    prop_oneof![
+        Just(ExecStreams::Sandbox),
+        Just(ExecStreams::Own),
+        any::<(u16, u16)>().prop_map(terminal),
+    ]
+}
+
 fn report() -> impl Strategy<Value = Report> {
     let bytes = || proptest::collection::vec(any::<u8>(), 0..40);
     prop_oneof![
@@ -32,18 +41,22 @@ proptest! {
         command in proptest::collection::vec(text(), 0..5),
         env in proptest::collection::vec((text(), text()), 0..5),
         stdin in proptest::collection::vec(any::<u8>(), 0..40),
-        has_stdin: bool,
-        has_inference: bool,
+        flags: [bool; 3],
+        cwd in text(),
+        streams in streams(),
         signal: i32,
         exec: u32,
     ) {
         let exec = ExecNumber(exec);
+        let [has_stdin, has_inference, is_detached] = flags;
+        let spec = ExecSpec { command, env, has_stdin, has_inference, cwd, streams, is_detached };
         for request in [
-            InitRequest::Run(ExecSpec { command, env, has_stdin, has_inference }),
+            InitRequest::Run(spec),
             InitRequest::Kill,
             InitRequest::Inspect,
             InitRequest::Stdin(stdin),
             InitRequest::Signal(signal),
+            InitRequest::Resize(Size { cols: signal as u16, rows: exec.0 as u16 }),
         ] {
             let read = InitRequest::read(&mut request.encode(exec).as_slice()).unwrap();
             prop_assert_eq!(read, (exec, request));

@@ -1,0 +1,379 @@
+//! An exec in its shim: started once, recorded as it prints, and ended with its record.
+
+use super::{
+    pipes::{OutputPipe, no_stdin, stdin_pipe},
+    protocol::ExecCall,
+    server::Session,
+};
+use crate::{
+    api::{
+        events::Stream,
+        sandboxes::exec::{Exec, ExecEndCause, ExecStatus},
+        time::Time,
+    },
+    background,
+    backoff::Backoff,
+    retry::retry,
+    sandbox::{ExecControl, ExecHandle},
+    sandbox_init::wire::{ExecEnd, ExecSpec, ExecStreams, InitRequest, Report, Size},
+    spool::{ExecRecorder, ExecSpool},
+};
+use parking_lot::Mutex;
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::unix::pipe,
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    time::{Instant, sleep_until, timeout_at},
+};
+
+/// Time between TERM and KILL at an exec's time limit.
+const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
+/// Longest wait for output behind the end of an exec: what it has left detached may hold its pipes.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Same for one whose processes may live on.
+const DETACHED_DRAIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// Shortest and longest pause before an end is written again for which there was no room.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Exec that runs, as calls about it find it.
+pub(super) struct RunningExec {
+    pub(super) control: ExecControl,
+    /// Its stdin, while that is open.
+    pub(super) stdin: Arc<AsyncMutex<Option<pipe::Sender>>>,
+    /// Whether a call has sent it a signal.
+    pub(super) is_signaled: AtomicBool,
+    recorder: Mutex<ExecRecorder>,
+}
+
+/// Streams of an exec, our ends and those for init.
+struct Streams {
+    stdin: Option<pipe::Sender>,
+    output: [OutputPipe; 2],
+    for_init: Vec<OwnedFd>,
+}
+
+impl Streams {
+    fn open(call: &ExecCall) -> io::Result<Self> {
+        let has_stdin = call.interactive || call.tty.is_some() || call.stdin.is_some();
+        let (stdin_end, stdin) = if has_stdin {
+            let (end, stdin) = stdin_pipe()?;
+            (end, Some(stdin))
+        } else {
+            (no_stdin()?, None)
+        };
+        let (stdout, stdout_end) = OutputPipe::new()?;
+        let (stderr, for_init) = if call.tty.is_some() {
+            (OutputPipe::ended(), vec![stdin_end, stdout_end])
+        } else {
+            let (stderr, stderr_end) = OutputPipe::new()?;
+            (stderr, vec![stdin_end, stdout_end, stderr_end])
+        };
+        Ok(Self {
+            stdin,
+            output: [stdout, stderr],
+            for_init,
+        })
+    }
+}
+
+/// Result of a start.
+pub(super) enum Started {
+    New(Box<Exec>),
+    Exists,
+}
+
+/// Starts an exec, unless there is one with its id. Fails where it is certain that it has not begun.
+pub(super) fn start(session: &Arc<Session>, call: ExecCall) -> io::Result<Started> {
+    let spool = ExecSpool::at(&session.dir, call.exec_id);
+    let exec = Exec {
+        exec_id: call.exec_id,
+        status: ExecStatus::Running,
+        exit_code: None,
+        cause: None,
+        command: call.command.clone(),
+        tty: call.tty.is_some(),
+        interactive: call.interactive || call.tty.is_some(),
+        started_at: Time::now(),
+        ended_at: None,
+        duration_ms: None,
+    };
+    if !spool.create(&exec)? {
+        return Ok(Started::Exists);
+    }
+    let started = start_recorded(session, call, spool.clone(), &exec);
+    if started.is_err() {
+        // A later call with its id is the first one.
+        spool.remove()?;
+    }
+    started?;
+    Ok(Started::New(exec.into()))
+}
+
+fn start_recorded(
+    session: &Arc<Session>,
+    call: ExecCall,
+    spool: ExecSpool,
+    exec: &Exec,
+) -> io::Result<()> {
+    let streams = Streams::open(&call)?;
+    let recorder = spool.recorder(session.log_bytes)?;
+    let handle = session
+        .port
+        .start(&spec(session, &call), streams.for_init)?;
+    let open = Arc::new(AsyncMutex::new(streams.stdin));
+    // Held until they are written, so that what a call sends comes behind the first bytes.
+    let held = Arc::clone(&open)
+        .try_lock_owned()
+        .map_err(io::Error::other)?;
+    let running = Arc::new(RunningExec {
+        control: handle.control(),
+        stdin: open,
+        is_signaled: AtomicBool::new(false),
+        recorder: recorder.into(),
+    });
+    session.enter_exec(call.exec_id, &running);
+    let stays_open = exec.interactive;
+    if let Some(first) = call.stdin {
+        background::spawn("exec_stdin", feed(held, first, stays_open));
+    }
+    let guest = Guest {
+        session: Arc::clone(session),
+        running,
+        handle,
+        output: streams.output,
+        spool,
+        exec: exec.clone(),
+        is_detached: call.detached,
+        begun: Instant::now(),
+    };
+    let timeout = call.timeout_seconds.map(Duration::from_secs);
+    session.execs.spawn("exec", guest.run(timeout));
+    Ok(())
+}
+
+/// Writes the first bytes of stdin, and closes it where no more may come.
+async fn feed(mut stdin: OwnedMutexGuard<Option<pipe::Sender>>, first: String, stays_open: bool) {
+    if let Some(open) = &mut *stdin {
+        let written = open.write_all(first.as_bytes()).await;
+        if written.is_err() || !stays_open {
+            // It reads no more, or there is no more.
+            *stdin = None;
+        }
+    }
+}
+
+fn spec(session: &Session, call: &ExecCall) -> ExecSpec {
+    let own = call.env.iter();
+    let own = own.map(|(name, value)| (name.into(), value.into()));
+    let terminal = call.tty.map(|_| ("TERM".into(), "xterm-256color".into()));
+    ExecSpec {
+        command: call.command.iter().map(Into::into).collect(),
+        env: terminal
+            .into_iter()
+            .chain(session.env.iter().cloned())
+            .chain(own)
+            .collect(),
+        cwd: call.cwd.clone().into(),
+        streams: match call.tty {
+            Some(size) => ExecStreams::Terminal(Size {
+                cols: size.cols,
+                rows: size.rows,
+            }),
+            None => ExecStreams::Own,
+        },
+        is_detached: call.detached,
+        ..ExecSpec::default()
+    }
+}
+
+impl RunningExec {
+    /// Appends a message about the sandbox to the log.
+    pub(super) fn announce(&self, message: &str) {
+        self.recorder.lock().append_status(message);
+    }
+
+    /// Sends a signal.
+    pub(super) fn signal(&self, signal: i32) {
+        self.is_signaled.store(true, Ordering::Relaxed);
+        self.control.send(&InitRequest::Signal(signal));
+    }
+}
+
+/// Time limit of an exec.
+#[derive(Clone, Copy)]
+enum Limit {
+    None,
+    Term(Instant),
+    Kill(Instant),
+    Passed,
+}
+
+/// An exec in the task that records it.
+struct Guest {
+    session: Arc<Session>,
+    running: Arc<RunningExec>,
+    handle: ExecHandle,
+    output: [OutputPipe; 2],
+    spool: ExecSpool,
+    exec: Exec,
+    is_detached: bool,
+    begun: Instant,
+}
+
+/// What a guest learned of its exec.
+#[derive(Default)]
+struct Outcome {
+    end: Option<ExecEnd>,
+    is_oom_killed: bool,
+    is_timed_out: bool,
+}
+
+impl Guest {
+    async fn run(mut self, timeout: Option<Duration>) {
+        let outcome = self.follow(timeout).await;
+        let drain = if self.is_detached {
+            DETACHED_DRAIN_TIMEOUT
+        } else {
+            DRAIN_TIMEOUT
+        };
+        self.drain(Instant::now() + drain).await;
+        self.running.recorder.lock().finish();
+        let exec = self.ended(&outcome);
+        let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
+        retry(backoff, "write the end of an exec", || {
+            let written = self.spool.write_end(&exec);
+            async { written }
+        })
+        .await;
+        self.session.leave_exec(exec.exec_id);
+        self.session.updates.send_replace(());
+        background::spawn("detached_output", discard(self.output));
+    }
+
+    /// Records the exec until it has ended, or its sandbox.
+    async fn follow(&mut self, timeout: Option<Duration>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut limit = Limit::None;
+        loop {
+            let [stdout, stderr] = &mut self.output;
+            let (stream, bytes) = tokio::select! {
+                report = self.handle.next_report() => {
+                    match report {
+                        None => return outcome,
+                        Some(Report::Ended(end)) => {
+                            outcome.end = Some(end);
+                            return outcome;
+                        }
+                        Some(Report::Started) => {
+                            self.running.recorder.lock().mark_started();
+                            self.session.updates.send_replace(());
+                            if let Some(timeout) = timeout {
+                                limit = Limit::Term(Instant::now() + timeout);
+                            }
+                        }
+                        Some(Report::OomKilled) => outcome.is_oom_killed = true,
+                        Some(_) => {}
+                    }
+                    continue;
+                }
+                bytes = stdout.read(), if stdout.is_open() => (Stream::Stdout, bytes),
+                bytes = stderr.read(), if stderr.is_open() => (Stream::Stderr, bytes),
+                () = reached(limit) => {
+                    outcome.is_timed_out = true;
+                    limit = self.on_limit(limit);
+                    continue;
+                }
+            };
+            self.record(stream, &bytes);
+        }
+    }
+
+    fn on_limit(&self, limit: Limit) -> Limit {
+        let (signal, next) = match limit {
+            Limit::Term(_) => (libc::SIGTERM, Limit::Kill(Instant::now() + TIMEOUT_GRACE)),
+            _ => (libc::SIGKILL, Limit::Passed),
+        };
+        self.running.control.send(&InitRequest::Signal(signal));
+        next
+    }
+
+    fn record(&self, stream: Stream, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.running.recorder.lock().append_output(stream, bytes);
+            self.session.updates.send_replace(());
+        }
+    }
+
+    /// Records what is in the pipes. All who print are dead, or have until the deadline.
+    async fn drain(&mut self, deadline: Instant) {
+        for (at, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            while self.output[at].is_open()
+                && let Ok(bytes) = timeout_at(deadline, self.output[at].read()).await
+            {
+                self.record(stream, &bytes);
+            }
+        }
+    }
+
+    /// The exec with its end.
+    fn ended(&self, outcome: &Outcome) -> Exec {
+        let (status, exit_code) = match outcome.end {
+            Some(ExecEnd::Exited(code)) => (ExecStatus::Exited, Some(code)),
+            Some(ExecEnd::Killed(signal)) => (ExecStatus::Exited, Some(128 + signal)),
+            // Its stderr says why; as a shell that can't execute a program.
+            Some(ExecEnd::NotStarted(_)) => (ExecStatus::Exited, Some(126)),
+            None => (ExecStatus::Lost, None),
+        };
+        let is_killed = matches!(outcome.end, Some(ExecEnd::Killed(_)));
+        let is_signaled = self.running.is_signaled.load(Ordering::Relaxed);
+        let cause = match outcome {
+            Outcome { end: None, .. } => None,
+            Outcome {
+                is_timed_out: true, ..
+            } => Some(ExecEndCause::Timeout),
+            Outcome {
+                is_oom_killed: true,
+                ..
+            } => Some(ExecEndCause::Oom),
+            _ if is_killed && is_signaled => Some(ExecEndCause::Signal),
+            _ => None,
+        };
+        Exec {
+            status,
+            exit_code,
+            cause,
+            ended_at: Some(Time::now()),
+            duration_ms: Some(self.begun.elapsed().as_millis() as u64),
+            ..self.exec.clone()
+        }
+    }
+}
+
+/// Reads what processes print that live on, which a closed pipe would end.
+async fn discard(mut output: [OutputPipe; 2]) {
+    while output.iter().any(OutputPipe::is_open) {
+        let [stdout, stderr] = &mut output;
+        tokio::select! {
+            _ = stdout.read(), if stdout.is_open() => {}
+            _ = stderr.read(), if stderr.is_open() => {}
+        }
+    }
+}
+
+/// Waits until a time limit is reached, for ever where there is none.
+async fn reached(limit: Limit) {
+    match limit {
+        Limit::Term(at) | Limit::Kill(at) => sleep_until(at).await,
+        Limit::None | Limit::Passed => std::future::pending().await,
+    }
+}

@@ -1,0 +1,388 @@
+//! Server of `session.sock` in the shim of a sandbox.
+
+use super::{
+    clock::{Due, SessionClock},
+    exec::{self, RunningExec, Started},
+    pipes::no_stdin,
+    protocol::{ExecCall, SOCKET_FILE, SessionReply, SessionRequest, read_frame, write_frame},
+};
+use crate::{
+    api::{
+        ExecId, JobId,
+        sandboxes::{
+            SessionSpec, SessionState,
+            exec::{MAX_RUNNING_EXECS, TerminalSize},
+        },
+    },
+    background::{self, BackgroundTasks},
+    sandbox::{ExecPort, StopRequest, Stops, shim::socket_path},
+    sandbox_init::{
+        self,
+        wire::{ExecSpec, ExecStreams, InitRequest, Report, Size},
+    },
+    spool::ExecSpool,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    ffi::OsString,
+    fs, io,
+    os::{fd::OwnedFd, unix::net::UnixListener as StdUnixListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::{Semaphore, watch},
+    time::sleep,
+};
+
+/// Argument of our binary that makes it a file server.
+const FILE_SERVER: &str = "__sandbox-files";
+/// Ended execs whose records are kept.
+const MAX_ENDED_EXECS: usize = 1000;
+/// File servers that run at the same time.
+const MAX_FILE_SERVERS: usize = 32;
+/// Bytes that are read at a time for a stdin.
+const STDIN_READ_BYTES: usize = 64 * 1024;
+/// Delay after a connection that could not be accepted.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest wait, at the end of the sandbox, for the records of its execs.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Execs and times of a sandbox.
+pub(in crate::worker) struct Session {
+    /// Directory of the job.
+    pub(super) dir: PathBuf,
+    pub(super) port: ExecPort,
+    /// Variables that every exec has, beside those of the image.
+    pub(super) env: Vec<(OsString, OsString)>,
+    /// Bytes of each exec's log that are kept.
+    pub(super) log_bytes: u64,
+    pub(super) updates: watch::Sender<()>,
+    /// Execs that run, until their ends are on record.
+    pub(super) execs: BackgroundTasks,
+    job: JobId,
+    /// Times of a sandbox that stays; `None` of one that runs a task.
+    clock: Option<watch::Sender<SessionClock>>,
+    table: Mutex<Table>,
+    file_servers: Semaphore,
+}
+
+/// Execs by what is known of them.
+#[derive(Default)]
+struct Table {
+    running: HashMap<ExecId, Arc<RunningExec>>,
+    /// The oldest first.
+    ended: VecDeque<ExecId>,
+}
+
+impl Session {
+    pub(in crate::worker) fn new(
+        (job, dir): (JobId, PathBuf),
+        port: ExecPort,
+        env: Vec<(OsString, OsString)>,
+        log_bytes: u64,
+        spec: Option<&SessionSpec>,
+        updates: watch::Sender<()>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            dir,
+            port,
+            env,
+            log_bytes,
+            updates,
+            execs: BackgroundTasks::default(),
+            job,
+            clock: spec.map(|spec| watch::Sender::new(SessionClock::new(spec, Instant::now()))),
+            table: Mutex::default(),
+            file_servers: Semaphore::new(MAX_FILE_SERVERS),
+        })
+    }
+
+    /// Serves calls in the background, and stops the sandbox when it is idle or too old.
+    pub(in crate::worker) fn serve(self: &Arc<Self>, stops: Stops) -> io::Result<()> {
+        let listener = bind(&self.dir)?;
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        background::spawn("session_calls", Arc::clone(self).accept(listener));
+        if let Some(clock) = self.clock.clone() {
+            background::spawn("session_clock", Arc::clone(self).keep_time(clock, stops));
+        }
+        Ok(())
+    }
+
+    /// Waits, after the end of the sandbox, until the ends of its execs are on record.
+    pub(in crate::worker) async fn finish(&self) {
+        let left = self.execs.idle(FINISH_TIMEOUT).await;
+        if left > 0 {
+            tracing::warn!(execs = left, "ends of execs are not on record");
+        }
+    }
+
+    async fn accept(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let session = Arc::clone(&self);
+                    background::spawn("session_call", async move {
+                        if let Err(error) = session.serve_call(stream).await {
+                            tracing::debug!(%error, "session call broke off");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "session call can't be accepted; retrying");
+                    sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Announces the end of the sandbox, and stops it then.
+    async fn keep_time(self: Arc<Self>, clock: watch::Sender<SessionClock>, stops: Stops) {
+        let mut changes = clock.subscribe();
+        loop {
+            let due = changes.borrow_and_update().due(Instant::now());
+            match due {
+                Due::Stop(reason) => return stops.request(StopRequest::new(reason)),
+                Due::Announce => {
+                    clock.send_modify(SessionClock::mark_announced);
+                    self.announce_end(clock.borrow().expires_in(Instant::now()));
+                }
+                Due::At(time) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(time.into()) => {}
+                        Ok(()) = changes.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn announce_end(&self, left: Duration) {
+        let message = format!(
+            "the sandbox ends in {} s, at its lifetime; to keep it: cynode sandbox renew",
+            left.as_secs()
+        );
+        for exec in self.table.lock().running.values() {
+            exec.announce(&message);
+        }
+        self.updates.send_replace(());
+    }
+
+    async fn serve_call(self: &Arc<Self>, mut stream: UnixStream) -> io::Result<()> {
+        let request = match read_frame(&mut stream).await {
+            Ok(request) => request,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => {
+                let detail = format!("the request can't be read: {error}");
+                return write_frame(&mut stream, &SessionReply::Failed { detail }).await;
+            }
+        };
+        let reply = match request {
+            SessionRequest::Exec(call) => self.start_exec(*call),
+            SessionRequest::Signal { exec_id, signal } => {
+                self.with_exec(exec_id, |exec| exec.signal(signal))
+            }
+            SessionRequest::Resize { exec_id, size } => self.resize(exec_id, size),
+            SessionRequest::Renew { lifetime_seconds } => self.renew(lifetime_seconds),
+            SessionRequest::State => self.state(),
+            SessionRequest::Stdin { exec_id, eof } => {
+                return self.receive_stdin(stream, exec_id, eof).await;
+            }
+            SessionRequest::Files => return self.serve_files(stream).await,
+        };
+        write_frame(&mut stream, &reply).await
+    }
+
+    fn start_exec(self: &Arc<Self>, call: ExecCall) -> SessionReply {
+        let exec_id = call.exec_id;
+        if self.table.lock().running.len() >= MAX_RUNNING_EXECS {
+            return if self.is_known(exec_id) {
+                SessionReply::Exists
+            } else {
+                SessionReply::TooManyExecs
+            };
+        }
+        match exec::start(self, call) {
+            Ok(Started::New(exec)) => SessionReply::Started { exec: *exec },
+            Ok(Started::Exists) => SessionReply::Exists,
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => SessionReply::Ended,
+            Err(error) => SessionReply::Failed {
+                detail: format!("the exec can't be started: {error}"),
+            },
+        }
+    }
+
+    fn is_known(&self, exec_id: ExecId) -> bool {
+        let started = ExecSpool::at(&self.dir, exec_id).started();
+        started.is_ok_and(|exec| exec.is_some())
+    }
+
+    /// Does something with an exec that runs.
+    fn with_exec(&self, exec_id: ExecId, action: impl FnOnce(&RunningExec)) -> SessionReply {
+        let running = self.table.lock().running.get(&exec_id).cloned();
+        match running {
+            Some(exec) => {
+                action(&exec);
+                SessionReply::Done
+            }
+            None => self.absent(exec_id),
+        }
+    }
+
+    /// Reply about an exec that does not run.
+    fn absent(&self, exec_id: ExecId) -> SessionReply {
+        if self.is_known(exec_id) {
+            SessionReply::ExecEnded
+        } else {
+            SessionReply::NoSuchExec
+        }
+    }
+
+    fn resize(&self, exec_id: ExecId, TerminalSize { cols, rows }: TerminalSize) -> SessionReply {
+        let request = InitRequest::Resize(Size { cols, rows });
+        self.with_exec(exec_id, |exec| exec.control.send(&request))
+    }
+
+    fn renew(&self, lifetime_seconds: u64) -> SessionReply {
+        let Some(clock) = &self.clock else {
+            return SessionReply::NotASession;
+        };
+        let lifetime = Duration::from_secs(lifetime_seconds);
+        clock.send_modify(|clock| clock.renew(lifetime, Instant::now()));
+        self.state()
+    }
+
+    fn state(&self) -> SessionReply {
+        let Some(clock) = &self.clock else {
+            return SessionReply::NotASession;
+        };
+        let (clock, now) = (*clock.borrow(), Instant::now());
+        let milliseconds = |time: Duration| time.as_millis() as u64;
+        SessionReply::State {
+            state: SessionState {
+                session_id: self.job,
+                expires_in_ms: milliseconds(clock.expires_in(now)),
+                idle_ends_in_ms: clock.idle_ends_in(now).map(milliseconds),
+                running_execs: self.table.lock().running.len() as u32,
+            },
+        }
+    }
+
+    /// Writes what comes to the stdin of an exec. One call at a time does, so that their bytes don't mix.
+    async fn receive_stdin(
+        &self,
+        mut stream: UnixStream,
+        exec_id: ExecId,
+        eof: bool,
+    ) -> io::Result<()> {
+        let running = self.table.lock().running.get(&exec_id).cloned();
+        let Some(exec) = running else {
+            return write_frame(&mut stream, &self.absent(exec_id)).await;
+        };
+        let _use = self.enter();
+        write_frame(&mut stream, &SessionReply::Done).await?;
+        let mut stdin = exec.stdin.lock().await;
+        let (mut bytes, mut buffer) = (0, Vec::new());
+        let reply = loop {
+            buffer.clear();
+            buffer.reserve(STDIN_READ_BYTES);
+            let read = stream.read_buf(&mut buffer).await?;
+            match &mut *stdin {
+                None => break SessionReply::StdinClosed { bytes },
+                Some(_) if read == 0 => break SessionReply::StdinTaken { bytes },
+                Some(pipe) => {
+                    if pipe.write_all(&buffer).await.is_err() {
+                        *stdin = None;
+                    } else {
+                        bytes += read as u64;
+                    }
+                }
+            }
+        };
+        if eof {
+            *stdin = None;
+        }
+        write_frame(&mut stream, &reply).await
+    }
+
+    /// Runs a file server, whose connection this one becomes.
+    async fn serve_files(&self, mut stream: UnixStream) -> io::Result<()> {
+        let _use = self.enter();
+        let permit = self.file_servers.acquire().await;
+        let _permit = permit.map_err(io::Error::other)?;
+        write_frame(&mut stream, &SessionReply::Done).await?;
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        let stream = OwnedFd::from(stream);
+        let command = [sandbox_init::PATH, FILE_SERVER];
+        let spec = ExecSpec {
+            command: command.map(OsString::from).to_vec(),
+            streams: ExecStreams::Own,
+            ..ExecSpec::default()
+        };
+        let streams = vec![stream.try_clone()?, stream, no_stdin()?];
+        let mut server = self.port.start(&spec, streams)?;
+        while !matches!(server.next_report().await, None | Some(Report::Ended(_))) {}
+        Ok(())
+    }
+
+    /// Counts an exec that runs.
+    pub(super) fn enter_exec(&self, exec_id: ExecId, exec: &Arc<RunningExec>) {
+        self.table.lock().running.insert(exec_id, Arc::clone(exec));
+        if let Some(clock) = &self.clock {
+            clock.send_modify(SessionClock::enter);
+        }
+    }
+
+    /// Counts an exec whose end is on record, and removes the records of the oldest ones.
+    pub(super) fn leave_exec(&self, exec_id: ExecId) {
+        let mut table = self.table.lock();
+        table.running.remove(&exec_id);
+        table.ended.push_back(exec_id);
+        while table.ended.len() > MAX_ENDED_EXECS
+            && let Some(oldest) = table.ended.pop_front()
+        {
+            if let Err(error) = ExecSpool::at(&self.dir, oldest).remove() {
+                tracing::warn!(exec = %oldest, %error, "record of an exec can't be removed");
+            }
+        }
+        drop(table);
+        if let Some(clock) = &self.clock {
+            clock.send_modify(|clock| clock.leave(Instant::now()));
+        }
+    }
+
+    /// Counts a call as a use.
+    fn enter(&self) -> Use<'_> {
+        if let Some(clock) = &self.clock {
+            clock.send_modify(SessionClock::enter);
+        }
+        Use(self.clock.as_ref())
+    }
+}
+
+/// Use of the sandbox by a call.
+struct Use<'a>(Option<&'a watch::Sender<SessionClock>>);
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        if let Some(clock) = self.0 {
+            clock.send_modify(|clock| clock.leave(Instant::now()));
+        }
+    }
+}
+
+/// Socket in the directory of the job. A stale one of an earlier shim is replaced.
+fn bind(dir: &Path) -> io::Result<StdUnixListener> {
+    let (_open_dir, path) = socket_path(dir, SOCKET_FILE)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    StdUnixListener::bind(path)
+}
