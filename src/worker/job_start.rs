@@ -227,7 +227,10 @@ fn job_config(
     prepared: &Prepared<'_>,
 ) -> JobConfig {
     let asked = spec.timeout_seconds;
-    let timeout_seconds = ctx.access.borrow().effective_timeout_seconds(asked);
+    let timeout_seconds = match &spec.session {
+        Some(session) => session.lifetime_seconds,
+        None => ctx.access.borrow().effective_timeout_seconds(asked),
+    };
     let accepted = job.accepted.clone();
     JobConfig {
         spool: job.spool.path().to_owned(),

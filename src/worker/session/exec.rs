@@ -154,6 +154,7 @@ fn start_recorded(
         spool,
         exec: exec.clone(),
         is_detached: call.detached,
+        is_started: false,
         begun: Instant::now(),
     };
     let timeout = call.timeout_seconds.map(Duration::from_secs);
@@ -227,6 +228,7 @@ struct Guest {
     spool: ExecSpool,
     exec: Exec,
     is_detached: bool,
+    is_started: bool,
     begun: Instant,
 }
 
@@ -275,8 +277,7 @@ impl Guest {
                             return outcome;
                         }
                         Some(Report::Started) => {
-                            self.running.recorder.lock().mark_started();
-                            self.session.updates.send_replace(());
+                            self.mark_started();
                             if let Some(timeout) = timeout {
                                 limit = Limit::Term(Instant::now() + timeout);
                             }
@@ -307,8 +308,18 @@ impl Guest {
         next
     }
 
-    fn record(&self, stream: Stream, bytes: &[u8]) {
+    /// Records that the exec runs, once: its output may be here before init's report.
+    fn mark_started(&mut self) {
+        if !self.is_started {
+            self.is_started = true;
+            self.running.recorder.lock().mark_started();
+            self.session.updates.send_replace(());
+        }
+    }
+
+    fn record(&mut self, stream: Stream, bytes: &[u8]) {
         if !bytes.is_empty() {
+            self.mark_started();
             self.running.recorder.lock().append_output(stream, bytes);
             self.session.updates.send_replace(());
         }
