@@ -119,6 +119,15 @@ impl ExecSpool {
         })
     }
 
+    /// Size of the log, in bytes.
+    pub fn bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.path)? {
+            bytes += entry?.metadata()?.len();
+        }
+        Ok(bytes)
+    }
+
     /// Removes the exec.
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.path)

@@ -5,6 +5,7 @@ use super::{
     exec::{self, RunningExec, Started},
     pipes::no_stdin,
     protocol::{ExecCall, SOCKET_FILE, SessionReply, SessionRequest, read_frame, write_frame},
+    table::Table,
 };
 use crate::{
     api::{
@@ -24,7 +25,6 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, VecDeque},
     ffi::OsString,
     fs, io,
     os::{fd::OwnedFd, unix::net::UnixListener as StdUnixListener},
@@ -41,8 +41,8 @@ use tokio::{
 
 /// Argument of our binary that makes it a file server.
 const FILE_SERVER: &str = "__sandbox-files";
-/// Ended execs whose records are kept.
-const MAX_ENDED_EXECS: usize = 1000;
+/// Logs of ended execs that are kept at their largest.
+const MAX_ENDED_LOGS: u64 = 4;
 /// File servers that run at the same time.
 const MAX_FILE_SERVERS: usize = 32;
 /// Bytes that are read at a time for a stdin.
@@ -71,14 +71,6 @@ pub(in crate::worker) struct Session {
     file_servers: Semaphore,
 }
 
-/// Execs by what is known of them.
-#[derive(Default)]
-struct Table {
-    running: HashMap<ExecId, Arc<RunningExec>>,
-    /// The oldest first.
-    ended: VecDeque<ExecId>,
-}
-
 impl Session {
     pub(in crate::worker) fn new(
         (job, dir): (JobId, PathBuf),
@@ -97,7 +89,7 @@ impl Session {
             execs: BackgroundTasks::default(),
             job,
             clock: spec.map(|spec| watch::Sender::new(SessionClock::new(spec, Instant::now()))),
-            table: Mutex::default(),
+            table: Table::new(MAX_ENDED_LOGS * log_bytes).into(),
             file_servers: Semaphore::new(MAX_FILE_SERVERS),
         })
     }
@@ -167,7 +159,7 @@ impl Session {
             "the sandbox ends in {} s, at its lifetime; to keep it: cynode sandbox renew",
             left.as_secs()
         );
-        for exec in self.table.lock().running.values() {
+        for exec in self.table.lock().all_running() {
             exec.announce(&message);
         }
         self.updates.send_replace(());
@@ -200,7 +192,7 @@ impl Session {
 
     fn start_exec(self: &Arc<Self>, call: ExecCall) -> SessionReply {
         let exec_id = call.exec_id;
-        if self.table.lock().running.len() >= MAX_RUNNING_EXECS {
+        if self.table.lock().running() >= MAX_RUNNING_EXECS {
             return if self.is_known(exec_id) {
                 SessionReply::Exists
             } else {
@@ -224,7 +216,7 @@ impl Session {
 
     /// Does something with an exec that runs.
     fn with_exec(&self, exec_id: ExecId, action: impl FnOnce(&RunningExec)) -> SessionReply {
-        let running = self.table.lock().running.get(&exec_id).cloned();
+        let running = self.table.lock().get(exec_id);
         match running {
             Some(exec) => {
                 action(&exec);
@@ -268,7 +260,7 @@ impl Session {
                 session_id: self.job,
                 expires_in_ms: milliseconds(clock.expires_in(now)),
                 idle_ends_in_ms: clock.idle_ends_in(now).map(milliseconds),
-                running_execs: self.table.lock().running.len() as u32,
+                running_execs: self.table.lock().running() as u32,
             },
         }
     }
@@ -280,7 +272,7 @@ impl Session {
         exec_id: ExecId,
         eof: bool,
     ) -> io::Result<()> {
-        let running = self.table.lock().running.get(&exec_id).cloned();
+        let running = self.table.lock().get(exec_id);
         let Some(exec) = running else {
             return write_frame(&mut stream, &self.absent(exec_id)).await;
         };
@@ -333,7 +325,7 @@ impl Session {
 
     /// Counts an exec that runs.
     pub(super) fn enter_exec(&self, exec_id: ExecId, exec: &Arc<RunningExec>) {
-        self.table.lock().running.insert(exec_id, Arc::clone(exec));
+        self.table.lock().insert(exec_id, Arc::clone(exec));
         if let Some(clock) = &self.clock {
             clock.send_modify(SessionClock::enter);
         }
@@ -341,17 +333,13 @@ impl Session {
 
     /// Counts an exec whose end is on record, and removes the records of the oldest ones.
     pub(super) fn leave_exec(&self, exec_id: ExecId) {
-        let mut table = self.table.lock();
-        table.running.remove(&exec_id);
-        table.ended.push_back(exec_id);
-        while table.ended.len() > MAX_ENDED_EXECS
-            && let Some(oldest) = table.ended.pop_front()
-        {
+        let bytes = ExecSpool::at(&self.dir, exec_id).bytes().unwrap_or(0);
+        let removed = self.table.lock().end(exec_id, bytes);
+        for oldest in removed {
             if let Err(error) = ExecSpool::at(&self.dir, oldest).remove() {
                 tracing::warn!(exec = %oldest, %error, "record of an exec can't be removed");
             }
         }
-        drop(table);
         if let Some(clock) = &self.clock {
             clock.send_modify(|clock| clock.leave(Instant::now()));
         }
