@@ -21,6 +21,7 @@ mod latency;
 mod machine;
 mod memory;
 mod model_server;
+mod sandboxes;
 mod schedule;
 mod startup;
 mod storm;
@@ -37,7 +38,7 @@ const MACHINE: &str = "machine";
 type Bench = fn() -> Vec<Figure>;
 
 /// All benches, each with the name of its section in the document.
-const BENCHES: [(&str, Bench); 10] = [
+const BENCHES: [(&str, Bench); 11] = [
     ("latency", latency::bench),
     ("throughput", throughput::bench),
     ("creates", creates::bench),
@@ -47,6 +48,7 @@ const BENCHES: [(&str, Bench); 10] = [
     ("flood", flood::bench),
     ("files", files::bench),
     ("inference", inference::bench),
+    ("sandboxes", sandboxes::bench),
     ("storm", storm::bench),
 ];
 

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs::File,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
 };
 
 /// A user who is logged in.
@@ -54,6 +56,30 @@ impl Api {
         let mut reader = answer.unwrap().into_body().into_reader();
         reader.read_to_string(&mut text).unwrap();
         text
+    }
+
+    pub fn delete(&self, path: &str) {
+        let request = self.agent.delete(self.url(path));
+        request
+            .header("authorization", self.bearer())
+            .call()
+            .unwrap();
+    }
+
+    /// Sends a file as a body.
+    pub fn put_file(&self, path: &str, file: &Path) {
+        let request = self.agent.put(self.url(path));
+        let request = request.header("authorization", self.bearer());
+        request.send(File::open(file).unwrap()).unwrap();
+    }
+
+    /// Reads an answer into a file, and syncs it.
+    pub fn get_file(&self, path: &str, file: &Path) {
+        let request = self.agent.get(self.url(path));
+        let answer = request.header("authorization", self.bearer()).call();
+        let mut file = File::create(file).unwrap();
+        io::copy(&mut answer.unwrap().into_body().into_reader(), &mut file).unwrap();
+        file.sync_all().unwrap();
     }
 
     /// Creates a task that runs a command; its id.

@@ -55,6 +55,32 @@ fn arguments() -> &'static [String] {
     })
 }
 
+/// Container by hand that stays, for `podman exec`.
+pub struct Container(String);
+
+impl Container {
+    pub fn start() -> Self {
+        let mut arguments = arguments().to_vec();
+        // In place of `true`.
+        arguments.pop();
+        let at = arguments.iter().position(|word| word == "--rm");
+        arguments.insert(at.unwrap(), "--detach".to_owned());
+        arguments.extend(["sleep", "3600"].map(str::to_owned));
+        let id = run(Command::new("podman").args(arguments));
+        Self(id.trim().to_owned())
+    }
+
+    pub fn exec_true(&self) {
+        run(Command::new("podman").args(["exec", &self.0, "true"]));
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        run(Command::new("podman").args(["rm", "--force", "--time=0", &self.0]));
+    }
+}
+
 /// Runs `true` once.
 pub fn run_true() {
     run(Command::new("podman").args(arguments()));
