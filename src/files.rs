@@ -93,14 +93,24 @@ pub(crate) struct Replacement {
 impl Replacement {
     /// Begins to replace the file at `path`. The new one gets this mode, less the umask.
     pub(crate) fn begin(path: &Path, mode: u32) -> io::Result<Self> {
+        Self::begin_in(directory_of(path), path, mode)
+    }
+
+    /// Same as [`begin`](Self::begin), with the new content in another directory of the same file system until then.
+    pub(crate) fn begin_in(directory: &Path, path: &Path, mode: u32) -> io::Result<Self> {
         let temporary = Builder::new()
             .prefix(UNFINISHED_PREFIX)
             .permissions(Permissions::from_mode(mode))
-            .tempfile_in(directory_of(path))?;
+            .tempfile_in(directory)?;
         Ok(Self {
             temporary,
             path: path.to_owned(),
         })
+    }
+
+    /// The new content, which is not in its place yet.
+    pub(crate) fn file(&self) -> &File {
+        self.temporary.as_file()
     }
 
     /// Puts the new content in the place of the old one. After a loss of power the file may be empty.

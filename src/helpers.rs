@@ -28,6 +28,10 @@ pub fn run_if_requested() {
     let output: Result<String, String> = match helper.to_str() {
         #[cfg(target_os = "linux")]
         Some(crate::sandbox_init::ARGUMENT) => crate::sandbox_init::main(),
+        #[cfg(target_os = "linux")]
+        Some(crate::sandbox_files::ARGUMENT) => crate::sandbox_files::main()
+            .map(|()| String::new())
+            .map_err(|error| error.to_string()),
         Some(shim::ARGUMENT) => job_shim::main(),
         Some(devices::LIST_DEVICES_ARGUMENT) => Ok(devices::list_gpu_devices()),
         Some(limits::LIST_LIMITS_ARGUMENT) => Ok(limits::list_limits()),

@@ -14,13 +14,15 @@
 //! | [`inference`] | calls of model servers, as they are passed on: allowed calls, `model` of a request, tokens of an answer, shapes of errors |
 //! | [`sandbox`] | an isolated container that runs a command: lifecycle, shim, protocol to init; independent of jobs |
 //! | [`sandbox_init`] | PID 1 inside a sandbox |
+//! | [`sandbox_files`] | files of a sandbox: a server inside it, for one HTTP call each |
+//! | `archive` | tar archives: headers, entries, extraction into a directory |
 //! | [`contents`] | files by their SHA-256: what tasks bring along and leave behind |
 //! | [`spool`] | one attempt of a job on disk: request, log, result |
 //! | [`engine`] | podman; no other module starts it |
 //! | [`client`] | commands for users, and their output |
 //! | [`doctor`] | checks of a machine, and fixes |
 //! | [`cli`], [`roles`] | flags; and how flags become settings and a running role (`dev` runs several) |
-//! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, removal of directory trees, collection of artifacts |
+//! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, file server, removal of directory trees, collection of artifacts |
 //! | shared by several modules | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
 //!
 //! `orchestrator` and `node`/`worker` never import each other: they communicate only over HTTP, also in
@@ -51,6 +53,7 @@
 //! | clean-up of orphans | containers: `worker/orphans.rs`, `engine/orphans.rs`; directory trees: `worker/trash.rs`; expired results: `worker/gc.rs`; attempts left on nodes: `orchestrator/reconciler.rs` |
 //! | podman flags and their reasons | `engine/container.rs`; of the model server: `engine/service.rs` |
 //! | PID 1 of a sandbox | `sandbox_init/mod.rs`; its protocol: `sandbox_init/wire.rs` |
+//! | files of a sandbox that stays | `sandbox_files/mod.rs` |
 //! | layout on disk | a job: `spool/mod.rs`; a data directory: `docs/usage.md` (Data directory), its rules: `data_dir.rs` |
 //! | schema and migrations | `schema.sql`, `store/sqlite/migrations/` |
 //! | what survives which crash | `docs/recovery.md` |
@@ -78,6 +81,7 @@
 //! - **reserve**: free space on a disk that is kept for results and state.
 
 pub mod api;
+mod archive;
 pub mod background;
 pub mod backoff;
 pub mod cli;
@@ -103,6 +107,7 @@ pub mod orchestrator;
 pub mod retry;
 pub mod roles;
 pub mod sandbox;
+pub mod sandbox_files;
 pub mod sandbox_init;
 pub mod secrets;
 pub mod spool;

@@ -35,6 +35,7 @@ mod docs;
 mod doctor;
 mod duplicates;
 mod escapes;
+mod file_server;
 mod file_transfers;
 mod files;
 mod first_start;

@@ -5,6 +5,7 @@
 //! constant.
 
 use super::scan::{Entry, Kind, Manifest};
+use crate::archive::{BLOCK_BYTES, END_BYTES, EntryFields, header_blocks};
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -19,18 +20,12 @@ use std::{
     },
     thread::{self, JoinHandle},
 };
-use tar::{EntryType, Header};
+use tar::EntryType;
 
 /// Size of a piece.
 const PIECE_BYTES: usize = 256 * 1024;
 /// Pieces that are read ahead.
 const READ_AHEAD: usize = 4;
-/// Unit of an archive.
-const BLOCK_BYTES: u64 = 512;
-/// Two empty blocks at the end of an archive.
-const END_BYTES: usize = 1024;
-/// Longest path in a header; a longer one has an entry of its own before it.
-const MAX_PLAIN_PATH_BYTES: usize = 100;
 
 /// Number of bytes of the content.
 pub(super) fn content_size(manifest: &Manifest) -> u64 {
@@ -47,57 +42,20 @@ fn head(entry: &Entry) -> Vec<u8> {
     if entry.kind == Kind::Directory {
         path.push(b'/');
     }
-    let mut blocks = Vec::new();
-    let mut header = Header::new_gnu();
     let (kind, target) = match &entry.kind {
         Kind::File => (EntryType::Regular, &[][..]),
         Kind::Directory => (EntryType::Directory, &[][..]),
         Kind::Link(target) => (EntryType::Symlink, &target[..]),
     };
-    long_name(&mut blocks, EntryType::GNULongName, &path);
-    long_name(&mut blocks, EntryType::GNULongLink, target);
-    let fields = header.as_old_mut();
-    put(&mut fields.name, &path);
-    put(&mut fields.linkname, target);
-    header.set_entry_type(kind);
-    header.set_mode(entry.mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_size(entry.size);
-    header.set_mtime(u64::try_from(entry.modified.0).unwrap_or(0));
-    header.set_cksum();
-    blocks.extend(header.as_bytes());
-    blocks
-}
-
-/// Adds an entry that holds a name which is too long for a header.
-fn long_name(blocks: &mut Vec<u8>, kind: EntryType, name: &[u8]) {
-    if name.len() <= MAX_PLAIN_PATH_BYTES {
-        return;
-    }
-    let mut header = Header::new_gnu();
-    put(&mut header.as_old_mut().name, b"././@LongLink");
-    header.set_entry_type(kind);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    // The name ends with a NUL.
-    header.set_size(name.len() as u64 + 1);
-    header.set_cksum();
-    blocks.extend(header.as_bytes());
-    blocks.extend(name);
-    blocks.push(0);
-    pad(blocks);
-}
-
-fn put(field: &mut [u8], value: &[u8]) {
-    let length = value.len().min(field.len());
-    field[..length].copy_from_slice(&value[..length]);
-}
-
-fn pad(bytes: &mut Vec<u8>) {
-    bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES as usize), 0);
+    header_blocks(&EntryFields {
+        kind,
+        path: &path,
+        target,
+        mode: entry.mode,
+        owner: (0, 0),
+        size: entry.size,
+        modified: entry.modified.0,
+    })
 }
 
 /// Content, read and hashed ahead by threads of its own.

@@ -1,25 +1,24 @@
 //! Placement of a job's files in its workspace, before there is a container.
 //!
 //! Contents and archives are hostile input. Every entry is made relative to a descriptor of its directory, and no
-//! link is ever followed ([`tree`]), so nothing outside the workspace can be reached; what an archive may hold is
-//! decided in [`archive`]. An entry that is not allowed, or an archive that ends early, fails the job, and its
-//! workspace is removed: a command never sees half of its files.
+//! link is ever followed ([`unpack`](crate::archive)), so nothing outside the workspace can be reached. An entry that is
+//! not allowed, or an archive that ends early, fails the job, and its workspace is removed: a command never sees half
+//! of its files.
 //!
 //! Placement reads and writes one chunk at a time, stops soon after a cancel, and is bounded by the limit of the
 //! workspace and by the node's reserve of bytes and inodes, which it checks while it writes. Entries and time have
 //! limits of their own, for an archive that is small and never ends.
 
-mod archive;
-mod extract;
 mod owner;
-mod tree;
 
 pub(super) use owner::give_to;
 
 use crate::{
     api::{jobs::files::JobFile, size::ByteSize},
+    archive::{self, Archive, ArchiveError, ExtractError, Links, Meter, Tree, quoted},
     disk_space::DiskSpace,
     files::copy_part,
+    sandbox_init::WORKSPACE,
 };
 use rustix::io::Errno;
 use std::{
@@ -29,7 +28,6 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
-use tree::Tree;
 
 /// Bytes that are copied at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -44,8 +42,6 @@ const MAX_ENTRIES: u64 = 2_000_000;
 const MAX_TIME: Duration = Duration::from_hours(1);
 /// Mode of a file that names none.
 const DEFAULT_MODE: u32 = 0o644;
-/// Longest part of a name that an error quotes, in bytes.
-const MAX_QUOTED_BYTES: usize = 300;
 
 /// Limits of one placement.
 #[derive(Clone, Debug)]
@@ -93,7 +89,8 @@ pub(super) fn place(
     limits: &Limits,
     control: &Control,
 ) -> Result<(), PlaceError> {
-    let mut tree = Tree::open(workspace).map_err(|error| failure("workspace", &error))?;
+    let tree = Tree::open(workspace, WORKSPACE, Links::Refused);
+    let mut tree = tree.map_err(|error| failure("workspace", &error))?;
     let mut budget = Budget::new(workspace, limits, control);
     for file in files {
         let content = open(file).map_err(|error| {
@@ -102,7 +99,7 @@ pub(super) fn place(
         let path = file.path.strip_prefix("/workspace/").unwrap_or(&file.path);
         if file.extract {
             let path = if file.path == "/workspace" { "." } else { path };
-            extract::extract(&tree, path, &content, &mut budget)?;
+            extract(&tree, path, &content, &mut budget)?;
         } else {
             let mode = file.mode.map_or(DEFAULT_MODE, |mode| mode.0);
             place_file(&mut tree, path, &content, mode, &mut budget)?;
@@ -110,6 +107,36 @@ pub(super) fn place(
         }
     }
     tree.finish().map_err(|error| failure("workspace", &error))
+}
+
+/// Extracts an archive into the directory `path` of the workspace.
+fn extract(
+    workspace: &Tree,
+    path: &str,
+    content: &File,
+    budget: &mut Budget<'_>,
+) -> Result<(), PlaceError> {
+    let name = quoted(path.as_bytes());
+    let in_archive =
+        |error: ArchiveError| PlaceError::Invalid(format!("archive for {name}: {error}"));
+    let directory = archive::normalize(path.as_bytes())
+        .map_err(|reason| PlaceError::Invalid(format!("file {name}: {reason}")))?;
+    budget.count_entries(1)?;
+    let tree = workspace.subtree(&directory);
+    let tree = tree.map_err(|error| failure(&name, &error))?;
+    let mut archive = Archive::open(content).map_err(in_archive)?;
+    let extracted = archive::extract(tree, &mut archive, budget);
+    let entries = extracted.map_err(|error| match error {
+        ExtractError::Archive(error) => in_archive(error),
+        ExtractError::Entry(reason) => PlaceError::Invalid(reason),
+        ExtractError::Io(entry, error) => failure(&quoted(&entry), &error),
+        ExtractError::Limit(error) => error,
+    })?;
+    if let Ok(read) = content.metadata().map(|meta| meta.len()) {
+        budget.count_read(read);
+    }
+    tracing::debug!(entries, path, "archive extracted");
+    Ok(())
 }
 
 fn place_file(
@@ -121,7 +148,7 @@ fn place_file(
 ) -> Result<(), PlaceError> {
     let at_path = |error: io::Error| failure(&quoted(path.as_bytes()), &error);
     budget.count_entries(1)?;
-    let relative = tree::normalize(path.as_bytes()).map_err(|reason| {
+    let relative = archive::normalize(path.as_bytes()).map_err(|reason| {
         PlaceError::Invalid(format!("file {}: {reason}", quoted(path.as_bytes())))
     })?;
     let file = tree.create_file(&relative).map_err(at_path)?;
@@ -138,7 +165,7 @@ fn place_file(
         budget.spend(written)?;
         budget.count_read(written);
     }
-    tree::set_mode(&file, mode).map_err(at_path)
+    archive::set_mode(&file, mode).map_err(at_path)
 }
 
 /// Room that is left, checked against the limits while files are written.
@@ -173,42 +200,6 @@ impl<'a> Budget<'a> {
         self.control.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Fails where so many more bytes can't fit.
-    fn check_room(&self, bytes: u64) -> Result<(), PlaceError> {
-        let limit = self.limits.workspace_bytes;
-        if self.spent_bytes.saturating_add(bytes) > limit {
-            let limit = ByteSize(limit);
-            return Err(PlaceError::TooLarge(format!(
-                "the job's files need more than the {limit} that a workspace may hold (--workspace-limit of the node); send less"
-            )));
-        }
-        // A large file is refused before it takes all the room, and not after.
-        if bytes >= CHECK_BYTES {
-            return self.check_disk(bytes);
-        }
-        Ok(())
-    }
-
-    /// Counts bytes that were written.
-    fn spend(&mut self, bytes: u64) -> Result<(), PlaceError> {
-        self.check_room(bytes)?;
-        self.spent_bytes += bytes;
-        self.unchecked_bytes += bytes;
-        self.check()
-    }
-
-    /// Counts files, directories and links that are about to be made.
-    fn count_entries(&mut self, count: u64) -> Result<(), PlaceError> {
-        self.spent_entries += count;
-        if self.spent_entries > MAX_ENTRIES {
-            return Err(PlaceError::Invalid(format!(
-                "the job's files have more than {MAX_ENTRIES} entries; send fewer and larger ones"
-            )));
-        }
-        self.unchecked_entries += count;
-        self.check()
-    }
-
     fn check(&mut self) -> Result<(), PlaceError> {
         if self.control.is_canceled.load(Ordering::Relaxed) {
             return Err(PlaceError::Canceled);
@@ -238,6 +229,43 @@ impl<'a> Budget<'a> {
                 "the node's disk has no room for the job's files ({shortage}); send less, or run the job on a node with more room"
             ))),
         }
+    }
+}
+
+impl Meter for Budget<'_> {
+    type Error = PlaceError;
+
+    fn check_room(&self, bytes: u64) -> Result<(), PlaceError> {
+        let limit = self.limits.workspace_bytes;
+        if self.spent_bytes.saturating_add(bytes) > limit {
+            let limit = ByteSize(limit);
+            return Err(PlaceError::TooLarge(format!(
+                "the job's files need more than the {limit} that a workspace may hold (--workspace-limit of the node); send less"
+            )));
+        }
+        // A large file is refused before it takes all the room, and not after.
+        if bytes >= CHECK_BYTES {
+            return self.check_disk(bytes);
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), PlaceError> {
+        self.check_room(bytes)?;
+        self.spent_bytes += bytes;
+        self.unchecked_bytes += bytes;
+        self.check()
+    }
+
+    fn count_entries(&mut self, count: u64) -> Result<(), PlaceError> {
+        self.spent_entries += count;
+        if self.spent_entries > MAX_ENTRIES {
+            return Err(PlaceError::Invalid(format!(
+                "the job's files have more than {MAX_ENTRIES} entries; send fewer and larger ones"
+            )));
+        }
+        self.unchecked_entries += count;
+        self.check()
     }
 }
 
@@ -271,17 +299,6 @@ fn failure(name: &str, error: &io::Error) -> PlaceError {
         return invalid(&format!("can't be made: {error}"));
     }
     PlaceError::Failed(format!("file {name} could not be written: {error}"))
-}
-
-/// Name for an error: printable, and not too long.
-fn quoted(name: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&name[..name.len().min(MAX_QUOTED_BYTES)]);
-    let more = if name.len() > MAX_QUOTED_BYTES {
-        "…"
-    } else {
-        ""
-    };
-    format!("\"{}{more}\"", text.escape_debug())
 }
 
 #[cfg(test)]

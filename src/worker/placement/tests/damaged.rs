@@ -100,8 +100,8 @@ fn entries_and_time_are_bounded() {
 #[test]
 fn directories_on_the_way_count() {
     let home = home();
-    let mut tree = Tree::open(&home.path().join("workspace")).unwrap();
-    let path = |path: &str| tree::normalize(path.as_bytes()).unwrap();
+    let mut tree = Tree::open(&home.path().join("workspace"), WORKSPACE, Links::Refused).unwrap();
+    let path = |path: &str| archive::normalize(path.as_bytes()).unwrap();
     tree.create_file(&path("a/b/c/file")).unwrap();
     assert_eq!(tree.take_made(), 3);
     tree.create_file(&path("a/b/d/file")).unwrap();
@@ -113,11 +113,11 @@ fn directories_on_the_way_count() {
 fn whole_paths_fit_the_kernel() {
     let home = home();
     let workspace = home.path().join("workspace");
-    let mut tree = Tree::open(&workspace).unwrap();
+    let mut tree = Tree::open(&workspace, WORKSPACE, Links::Refused).unwrap();
     let parts = |bytes: usize| {
         let path = "d/".repeat((bytes - 2) / 2);
         let name = "x".repeat(bytes - path.len());
-        tree::normalize((path + &name).as_bytes()).unwrap()
+        archive::normalize((path + &name).as_bytes()).unwrap()
     };
     let most = 4095 - (workspace.as_os_str().len() + 1);
     tree.create_directory(&parts(most + 1), 0o755).unwrap_err();

@@ -1,6 +1,5 @@
-//! Directory tree in which entries are made by their relative paths, without following a link.
+//! Directory tree in which entries are made by their relative paths. No link leads out of it.
 
-use crate::sandbox_init::WORKSPACE;
 use rustix::{
     fd::AsFd,
     fs::{
@@ -27,12 +26,21 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// Links to directories, in the path of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Links {
+    /// None is followed.
+    Refused,
+    /// Those that stay in the tree are followed, where the kernel can tell.
+    Beneath,
+}
+
 /// Path in a tree: relative, without empty parts, `.` and `..`. Empty for the tree itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct RelativePath(Vec<u8>);
+pub(crate) struct RelativePath(Vec<u8>);
 
 /// Reads a path. Fails where it leads out of the tree, or can't be a path.
-pub(super) fn normalize(path: &[u8]) -> Result<RelativePath, &'static str> {
+pub(crate) fn normalize(path: &[u8]) -> Result<RelativePath, &'static str> {
     if path.starts_with(b"/") {
         return Err("its path must be relative, and begins with /");
     }
@@ -60,7 +68,7 @@ pub(super) fn normalize(path: &[u8]) -> Result<RelativePath, &'static str> {
 
 impl RelativePath {
     /// Whether this is the tree itself.
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -74,10 +82,11 @@ impl RelativePath {
 }
 
 /// Directory tree that is being filled. Entries of archives come by directory, so the last directory stays open.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
+    links: Links,
     current: (Vec<u8>, OwnedFd),
-    /// Longest path in this tree whose whole path still can be given to podman and others.
+    /// Longest path in this tree.
     max_path_bytes: usize,
     /// Directories that were made on the way to others.
     made: u64,
@@ -88,15 +97,17 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens the directory at `path`.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    /// Opens the directory at `path`. Whole paths in it stay short enough to be given to others, also where they see
+    /// it at `seen_at`.
+    pub(crate) fn open(path: &Path, seen_at: &str, links: Links) -> io::Result<Self> {
         let root = openat(CWD, path, DIRECTORY, Mode::empty())?;
-        let above = path.as_os_str().len().max(WORKSPACE.len()) + 1;
-        Self::at(root, MAX_PATH_BYTES.saturating_sub(above + 1))
+        let above = path.as_os_str().len().max(seen_at.len()) + 1;
+        Self::at(root, links, MAX_PATH_BYTES.saturating_sub(above + 1))
     }
 
-    fn at(root: OwnedFd, max_path_bytes: usize) -> io::Result<Self> {
+    fn at(root: OwnedFd, links: Links, max_path_bytes: usize) -> io::Result<Self> {
         Ok(Self {
+            links,
             current: (Vec::new(), root.try_clone()?),
             max_path_bytes,
             made: 0,
@@ -107,17 +118,18 @@ impl Tree {
     }
 
     /// Tree of a directory in this one, which is made where it is missing.
-    pub(super) fn subtree(&self, path: &RelativePath) -> io::Result<Self> {
+    pub(crate) fn subtree(&self, path: &RelativePath) -> io::Result<Self> {
         self.check_length(path)?;
         let mut made = 0;
-        let root = open_or_make(&self.root, &path.0, &mut made)?;
-        let mut tree = Self::at(root, self.max_path_bytes.saturating_sub(path.0.len() + 1))?;
+        let root = open_or_make(&self.root, &path.0, self.links, &mut made)?;
+        let max_path_bytes = self.max_path_bytes.saturating_sub(path.0.len() + 1);
+        let mut tree = Self::at(root, self.links, max_path_bytes)?;
         tree.made = made;
         Ok(tree)
     }
 
     /// Number of directories that were made on the way to others since the last call.
-    pub(super) fn take_made(&mut self) -> u64 {
+    pub(crate) fn take_made(&mut self) -> u64 {
         mem::take(&mut self.made)
     }
 
@@ -131,14 +143,14 @@ impl Tree {
     /// Directory of an entry, which is made where it is missing.
     fn directory(&mut self, path: &[u8]) -> io::Result<&OwnedFd> {
         if self.current.0 != path {
-            let directory = open_or_make(&self.root, path, &mut self.made)?;
+            let directory = open_or_make(&self.root, path, self.links, &mut self.made)?;
             self.current = (path.to_owned(), directory);
         }
         Ok(&self.current.1)
     }
 
     /// Makes an empty file, in place of one that is there.
-    pub(super) fn create_file(&mut self, path: &RelativePath) -> io::Result<File> {
+    pub(crate) fn create_file(&mut self, path: &RelativePath) -> io::Result<File> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let private = Mode::RUSR | Mode::WUSR;
@@ -148,16 +160,23 @@ impl Tree {
         .map(File::from)
     }
 
+    /// Removes a file or a link.
+    pub(crate) fn remove_file(&mut self, path: &RelativePath) -> io::Result<()> {
+        let (parent, name) = path.split();
+        let directory = self.directory(parent)?;
+        Ok(unlinkat(directory, name, AtFlags::empty())?)
+    }
+
     /// Makes a symbolic link, in place of a file that is there. Its target may be anything: only the job follows it,
     /// inside its sandbox.
-    pub(super) fn create_symlink(&mut self, path: &RelativePath, target: &[u8]) -> io::Result<()> {
+    pub(crate) fn create_symlink(&mut self, path: &RelativePath, target: &[u8]) -> io::Result<()> {
         self.replace(path, |directory, name| symlinkat(target, directory, name))
     }
 
     /// Makes another name for a regular file of the tree.
-    pub(super) fn create_link(&mut self, path: &RelativePath, to: &RelativePath) -> io::Result<()> {
+    pub(crate) fn create_link(&mut self, path: &RelativePath, to: &RelativePath) -> io::Result<()> {
         let (parent, target) = to.split();
-        let parent = open_beneath(&self.root, parent)?;
+        let parent = open_beneath(&self.root, parent, self.links)?;
         let found = statat(&parent, target, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
             return Err(Errno::ISDIR.into());
@@ -171,7 +190,7 @@ impl Tree {
     }
 
     /// Makes a directory, or gives the one that is there this mode.
-    pub(super) fn create_directory(&mut self, path: &RelativePath, mode: u32) -> io::Result<()> {
+    pub(crate) fn create_directory(&mut self, path: &RelativePath, mode: u32) -> io::Result<()> {
         self.check_length(path)?;
         let directory = self.directory(&path.0)?;
         if path.is_root() {
@@ -201,10 +220,10 @@ impl Tree {
     }
 
     /// Sets the modes of directories that had to stay accessible.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         // The deepest first, as long as those above can be entered.
         for (path, mode) in self.delayed.drain(..).rev() {
-            match open_beneath(&self.root, &path.0) {
+            match open_beneath(&self.root, &path.0, self.links) {
                 Ok(directory) => set_mode(&directory, mode)?,
                 // Set already, by a later entry for the same directory or one above.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
@@ -236,27 +255,48 @@ impl Tree {
     }
 }
 
-/// Opens a directory of a tree, without following a link.
-fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+/// Opens a directory of a tree. No link leads out of it.
+fn open_beneath(root: &OwnedFd, path: &[u8], links: Links) -> io::Result<OwnedFd> {
     if path.is_empty() {
         return root.try_clone();
     }
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(root, path, DIRECTORY, Mode::empty(), resolve) {
+    let (mut flags, mut resolve) = (
+        DIRECTORY,
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    );
+    match links {
+        Links::Refused => resolve |= ResolveFlags::NO_SYMLINKS,
+        Links::Beneath => flags -= OFlags::NOFOLLOW,
+    }
+    match openat2(root, path, flags, Mode::empty(), resolve) {
         // Kernels before 5.6, and filters of containers, don't have it.
         Err(Errno::NOSYS | Errno::PERM) => walk(root, path, None),
         opened => Ok(opened?),
     }
 }
 
-fn open_or_make(root: &OwnedFd, path: &[u8], made: &mut u64) -> io::Result<OwnedFd> {
-    match open_beneath(root, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => walk(root, path, Some(made)),
+fn open_or_make(root: &OwnedFd, path: &[u8], links: Links, made: &mut u64) -> io::Result<OwnedFd> {
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match open_beneath(root, path, links) {
+        Err(error) if is_missing(&error) && links == Links::Beneath => {
+            // The part that is there may lead through links; what is made has none.
+            let ends = path.iter().enumerate().rev();
+            let ends = ends.filter(|(_, byte)| **byte == b'/').map(|(end, _)| end);
+            for end in ends {
+                match open_beneath(root, &path[..end], links) {
+                    Err(error) if is_missing(&error) => {}
+                    above => return walk(&above?, &path[end + 1..], Some(made)),
+                }
+            }
+            walk(root, path, Some(made))
+        }
+        Err(error) if is_missing(&error) => walk(root, path, Some(made)),
         opened => opened,
     }
 }
 
-/// Opens a directory one component after the other. Where those that it makes are counted, it makes missing ones.
+/// Opens a directory one component after the other, without following a link. Where those that it makes are counted, it
+/// makes missing ones.
 fn walk(root: &OwnedFd, path: &[u8], mut made: Option<&mut u64>) -> io::Result<OwnedFd> {
     let mut directory = root.try_clone()?;
     for name in path.split(|byte| *byte == b'/') {
@@ -279,12 +319,12 @@ fn walk(root: &OwnedFd, path: &[u8], mut made: Option<&mut u64>) -> io::Result<O
 }
 
 /// Gives a file or a directory these permission bits, and none that change whom it runs as.
-pub(super) fn set_mode(of: impl AsFd, mode: u32) -> io::Result<()> {
+pub(crate) fn set_mode(of: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(fchmod(of, Mode::from_raw_mode(mode & 0o777))?)
 }
 
 /// Sets the time of the last change, in seconds since 1970.
-pub(super) fn set_modified(file: &File, seconds: i64) -> io::Result<()> {
+pub(crate) fn set_modified(file: &File, seconds: i64) -> io::Result<()> {
     let omitted = Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,
@@ -306,7 +346,7 @@ mod tests {
     #[test]
     fn delayed_modes_take_bounded_memory() {
         let home = tempfile::tempdir().unwrap();
-        let mut tree = Tree::open(home.path()).unwrap();
+        let mut tree = Tree::open(home.path(), "", Links::Refused).unwrap();
         let path = |n: usize| normalize(format!("{n}/{}", "a/".repeat(2000)).as_bytes()).unwrap();
         for mode in 0..10_000 {
             tree.delay_mode(&path(0), mode).unwrap();

@@ -4,14 +4,10 @@
 //! Formats that would give half a file as if it were whole are refused: sparse files, parts of several volumes, and
 //! archives without their end mark.
 
-use std::{
-    fs::File,
-    io::{self, BufReader, Read, Seek as _, SeekFrom},
-};
+use super::BLOCK_BYTES;
+use std::io::{self, BufReader, Read};
 use tar::{EntryType, Header};
 
-/// Unit of an archive.
-const BLOCK_BYTES: u64 = 512;
 /// Buffer between a content and its decoder.
 const BUFFER_BYTES: usize = 256 << 10;
 /// Longest record about the next entry: names, and attributes that are ignored.
@@ -29,7 +25,7 @@ const MAX_WINDOW_LOG: u32 = 25;
 
 /// Reason for which an archive can't be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// The archive is damaged, or has an entry that is not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -44,7 +40,7 @@ fn invalid<T>(reason: impl Into<String>) -> Result<T, ArchiveError> {
 
 /// Type of an entry that can be extracted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     File,
     Directory,
     Symlink,
@@ -53,19 +49,19 @@ pub(super) enum EntryKind {
 
 /// Header of one entry.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: EntryKind,
-    pub(super) mode: u32,
-    pub(super) size: u64,
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: EntryKind,
+    pub(crate) mode: u32,
+    pub(crate) size: u64,
     /// Time of the last change, in seconds since 1970.
-    pub(super) modified: Option<i64>,
+    pub(crate) modified: Option<i64>,
     /// Target of a link.
-    pub(super) target: Vec<u8>,
+    pub(crate) target: Vec<u8>,
 }
 
 /// Archive that is read from its beginning to its end.
-pub(super) struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     input: Box<dyn Read + 'a>,
     /// Bytes of the current entry that are not read yet.
     left: u64,
@@ -87,13 +83,12 @@ struct Extensions {
 }
 
 impl<'a> Archive<'a> {
-    /// Opens an archive, whose compression its first bytes tell.
-    pub(super) fn open(mut content: &'a File) -> Result<Self, ArchiveError> {
+    /// Begins to read an archive, whose compression its first bytes tell.
+    pub(crate) fn open(mut content: impl Read + 'a) -> Result<Self, ArchiveError> {
         let mut start = Vec::new();
-        content.seek(SeekFrom::Start(0))?;
-        content.take(4).read_to_end(&mut start)?;
-        content.seek(SeekFrom::Start(0))?;
-        let buffered = BufReader::with_capacity(BUFFER_BYTES, content);
+        content.by_ref().take(4).read_to_end(&mut start)?;
+        let whole = io::Cursor::new(start.clone()).chain(content);
+        let buffered = BufReader::with_capacity(BUFFER_BYTES, whole);
         let input: Box<dyn Read + 'a> = match start[..] {
             [] => return invalid("is empty, so it is no archive"),
             [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
@@ -114,7 +109,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Header of the next entry, after what is left of the current one; `None` at the end mark.
-    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut extensions = Extensions::default();
         for _ in 0..MAX_EXTENSIONS {
             self.skip_rest()?;
@@ -141,7 +136,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Reads of the current entry; 0 at its end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ArchiveError> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ArchiveError> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX);
         let most = most.min(buffer.len());
         if most == 0 {
