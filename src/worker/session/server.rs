@@ -17,6 +17,7 @@ use crate::{
     },
     background::{self, BackgroundTasks},
     sandbox::{ExecPort, StopRequest, Stops, shim::socket_path},
+    sandbox_files,
     sandbox_init::{
         self,
         wire::{ExecSpec, ExecStreams, InitRequest, Report, Size},
@@ -39,8 +40,6 @@ use tokio::{
     time::sleep,
 };
 
-/// Argument of our binary that makes it a file server.
-const FILE_SERVER: &str = "__sandbox-files";
 /// Logs of ended execs that are kept at their largest.
 const MAX_ENDED_LOGS: u64 = 4;
 /// File servers that run at the same time.
@@ -311,7 +310,7 @@ impl Session {
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
         let stream = OwnedFd::from(stream);
-        let command = [sandbox_init::PATH, FILE_SERVER];
+        let command = [sandbox_init::PATH, sandbox_files::ARGUMENT];
         let spec = ExecSpec {
             command: command.map(OsString::from).to_vec(),
             streams: ExecStreams::Own,
