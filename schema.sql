@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 9.
+-- The database of the orchestrator: schema version 10.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -97,17 +97,23 @@ CREATE TABLE tasks (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     started_at INTEGER,
-    ended_at   INTEGER
+    ended_at   INTEGER,
+    sandbox    TEXT                              -- JSON, what a sandbox adds; NULL of a task. A sandbox has no name above
 ) STRICT, WITHOUT ROWID;
 -- Lists seek by all columns that they filter by and read in the order of ids. A list without a status reads each
 -- status and merges them. The numbered tasks of a name, such as build-2, are those whose name without its last
 -- digits is build-; that is an index alone and no column, so that an upgrade rewrites no task.
-CREATE INDEX tasks_by_user ON tasks (user_id, status, id);
-CREATE INDEX tasks_by_status ON tasks (status, id);
+CREATE INDEX tasks_by_user ON tasks (user_id, status, id) WHERE sandbox IS NULL;
+CREATE INDEX tasks_by_status ON tasks (status, id) WHERE sandbox IS NULL;
 CREATE INDEX tasks_by_name ON tasks (name, user_id) WHERE name IS NOT NULL;
 CREATE INDEX tasks_by_stem ON tasks (rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
 CREATE INDEX tasks_by_user_stem ON tasks (user_id, rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
 CREATE INDEX tasks_finished ON tasks (ended_at) WHERE ended_at IS NOT NULL;
+-- Sandboxes, of which few live: their names are unique only among those, and the newest of a name comes first.
+CREATE INDEX sandboxes_by_id ON tasks (id) WHERE sandbox IS NOT NULL;
+CREATE INDEX sandboxes_by_user ON tasks (user_id, id) WHERE sandbox IS NOT NULL;
+CREATE INDEX sandboxes_by_name ON tasks (sandbox ->> '$.name', user_id, ended_at IS NULL, id) WHERE sandbox IS NOT NULL;
+CREATE INDEX sandboxes_live ON tasks (user_id, id) WHERE sandbox IS NOT NULL AND ended_at IS NULL;
 
 -- Jobs, which run on nodes. Ids are version 7, so their order is the order of arrival.
 CREATE TABLE jobs (

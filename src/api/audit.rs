@@ -95,6 +95,26 @@ pub enum AuditAction {
     #[serde(rename = "task.cancel")]
     #[strum(serialize = "task.cancel")]
     TaskCancel,
+    /// Creation of a sandbox.
+    #[serde(rename = "sandbox.create")]
+    #[strum(serialize = "sandbox.create")]
+    SandboxCreate,
+    /// End of a sandbox by a user, or removal of one that had ended.
+    #[serde(rename = "sandbox.delete")]
+    #[strum(serialize = "sandbox.delete")]
+    SandboxDelete,
+    /// New lifetime of a sandbox.
+    #[serde(rename = "sandbox.renew")]
+    #[strum(serialize = "sandbox.renew")]
+    SandboxRenew,
+    /// Start of a command or a terminal in a sandbox, or in that of a task.
+    #[serde(rename = "sandbox.exec")]
+    #[strum(serialize = "sandbox.exec")]
+    SandboxExec,
+    /// Access of an admin to the files or commands of another user's sandbox.
+    #[serde(rename = "sandbox.access")]
+    #[strum(serialize = "sandbox.access")]
+    SandboxAccess,
     /// Deletion of an artifact.
     #[serde(rename = "artifact.delete")]
     #[strum(serialize = "artifact.delete")]
@@ -175,7 +195,7 @@ pub struct AuditEvent {
     /// Handle or slug of the actor. Unknown names are not kept: people type passwords there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Handle or slug of the target; the id of a task, the prefix of an API key, the name of a model.
+    /// Handle or slug of the target; the id of a task or a sandbox, the prefix of an API key, the name of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Address of the client; absent for actions of the orchestrator itself.

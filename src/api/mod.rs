@@ -19,6 +19,7 @@ mod lenient;
 pub mod models;
 pub mod nodes;
 pub mod problem;
+mod requirements;
 pub mod sandboxes;
 pub mod size;
 mod string_form;

@@ -73,6 +73,8 @@ kinds! {
     JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
     /// The worker lacks contents of a job; `missing` names them.
     ContentMissing = 409 "content-missing" "Contents of the job are missing";
+    /// The sandbox has ended; the detail has the reason.
+    Gone = 410 "gone" "The sandbox has ended";
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
     /// The body exceeds the limit.
@@ -99,6 +101,8 @@ kinds! {
     ModelServerFailed = 502 "model-server-failed" "The model server failed";
     /// The answer of the model server did not begin in time.
     ModelServerTimeout = 504 "model-server-timeout" "The model server is too slow";
+    /// A program in the sandbox failed, or answered what it should not.
+    SandboxFailed = 502 "sandbox-failed" "The sandbox failed";
     /// Temporarily unavailable; the reason is one that an operator can act on.
     Unavailable = 503 "unavailable" "Not available at present";
 }
@@ -216,6 +220,15 @@ impl Problem {
         let name = quoted(name);
         let detail = format!(
             "there is no task {name} that you may see; cynode task list shows those there are"
+        );
+        Self::new(ProblemKind::NotFound, detail)
+    }
+
+    /// 404 for a sandbox that does not exist or is not visible to the caller.
+    pub fn unknown_sandbox(name: &str) -> Self {
+        let name = quoted(name);
+        let detail = format!(
+            "there is no sandbox {name} that you may see; cynode sandbox list --all shows those there are"
         );
         Self::new(ProblemKind::NotFound, detail)
     }

@@ -125,6 +125,24 @@ pub struct LimitFlags {
         value_name = "SIZE"
     )]
     pub max_queued_bytes_per_user: u64,
+    /// Refuse a user's new sandboxes while this many of theirs have not ended
+    #[arg(
+        long,
+        env = "CYNODE_MAX_SANDBOXES_PER_USER",
+        default_value_t = 16,
+        value_parser = number::<u32, _>(..),
+        value_name = "N"
+    )]
+    pub max_sandboxes_per_user: u32,
+    /// Refuse new sandboxes while this many of all users have not ended
+    #[arg(
+        long,
+        env = "CYNODE_MAX_SANDBOXES",
+        default_value_t = 256,
+        value_parser = number::<u32, _>(..),
+        value_name = "N"
+    )]
+    pub max_sandboxes: u32,
     /// Maximum number of jobs on a node at a time, whatever the node offers
     #[arg(
         long,

@@ -105,13 +105,18 @@ impl BodyChunks {
 
     /// Next chunk, of any size; `None` at the end. Fails with 400 where the body breaks off, or stops for 30 s.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        self.next_within(BODY_TIMEOUT).await
+    }
+
+    /// Same as [`next`](Self::next) for a body that may stop for so long, because a person types it.
+    pub async fn next_within(&mut self, limit: Duration) -> Result<Option<Bytes>, Problem> {
         loop {
             let Some(body) = &mut self.0 else {
                 return Ok(None);
             };
-            let frame = tokio::time::timeout(BODY_TIMEOUT, body.frame()).await;
+            let frame = tokio::time::timeout(limit, body.frame()).await;
             let frame = frame.map_err(|_| {
-                let seconds = BODY_TIMEOUT.as_secs();
+                let seconds = limit.as_secs();
                 let detail =
                     format!("no byte of the body arrived within {seconds} s; send it again");
                 Problem::new(ProblemKind::InvalidRequest, detail)

@@ -26,6 +26,7 @@ pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod upgrade;
 mod warnings;
 
 pub use range::UploadPart;

@@ -82,7 +82,10 @@ pub async fn serve_private<S: Send + Sync + 'static>(
             let (policy, router, shutdown) = (policy.clone(), router.clone(), shutdown.clone());
             background::spawn("private_connection", async move {
                 let _place = place;
-                let served = serve_stream(stream, router, policy, permit, NO_ADDRESS, connection);
+                let drain = shutdown.clone();
+                let served = serve_stream(
+                    stream, router, policy, permit, NO_ADDRESS, connection, drain,
+                );
                 tokio::select! {
                     ended = served => if let Err(error) = ended {
                         tracing::debug!(%error, "connection ended early");

@@ -19,7 +19,11 @@ use crate::{
     },
     text::clean_prefix,
 };
-use http::{HeaderMap, Method, header, request::Parts, uri::Authority};
+use http::{
+    HeaderMap, Method, header,
+    request::Parts,
+    uri::{Authority, PathAndQuery},
+};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::{
@@ -151,6 +155,12 @@ impl Request {
         &self.parts.method
     }
 
+    /// Path and query as they were sent, to pass them on.
+    pub fn path_and_query(&self) -> &str {
+        let target = self.parts.uri.path_and_query();
+        target.map_or("/", PathAndQuery::as_str)
+    }
+
     /// Header fields.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers
@@ -197,6 +207,12 @@ impl Request {
     pub fn query(&self, name: &str) -> Option<String> {
         self.warnings.mark_parameter_known(name);
         query_value(self.parts.uri.query()?, name)
+    }
+
+    /// Marks every query parameter as known, for a request that is passed on: it is known elsewhere.
+    pub fn mark_parameters_known(&self) {
+        let query = self.parts.uri.query().unwrap_or_default();
+        self.warnings.mark_parameters_known(query);
     }
 
     /// Query parameter `name` as a `T`. Fails with 400; `expected` completes "must be …" in its text.

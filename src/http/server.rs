@@ -11,21 +11,22 @@ use super::{
     request::{ConnectionInfo, RequestContext},
     response::{Response, hold_until_sent},
     router::Router,
+    upgrade::UpgradeSlot,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
     background, wait,
 };
+use http::header;
 use hyper::{
     body::{Body as _, Incoming},
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::{GracefulConnection, GracefulShutdown},
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -73,7 +74,7 @@ pub async fn serve<S: Send + Sync + 'static>(
     policy: ListenerPolicy,
     shutdown: Shutdown,
 ) {
-    let connections = GracefulShutdown::new();
+    let (drain, is_draining) = watch::channel(false);
     let (cut, is_cut) = watch::channel(false);
     let Ok(address) = listener.local_addr() else {
         tracing::error!("listener has no address and serves no requests");
@@ -108,17 +109,16 @@ pub async fn serve<S: Send + Sync + 'static>(
             Arc::clone(&permit),
             address,
             connection,
+            is_draining.clone(),
         );
         background::spawn(
             "http_connection",
-            serve_until_cut(
-                serve_connection(connections.watch(served), connection, permit),
-                is_cut.clone(),
-            ),
+            serve_until_cut(serve_connection(served, connection, permit), is_cut.clone()),
         );
     }
-    drop(listener);
-    let drained = tokio::time::timeout(DRAIN_TIMEOUT, connections.shutdown()).await;
+    drop((listener, is_draining));
+    drain.send_replace(true);
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, drain.closed()).await;
     if drained.is_err() {
         let waited_seconds = DRAIN_TIMEOUT.as_secs();
         tracing::info!(waited_seconds, "open connections cut at shutdown");
@@ -137,30 +137,51 @@ async fn serve_until_cut(served: impl Future<Output = ()>, is_cut: Shutdown) {
     }
 }
 
-/// Connection on a stream, whose requests a router answers.
-pub(super) fn serve_stream<T, S>(
+/// Serves a connection: answers its requests with a router, and then speaks the protocol to which one of them has
+/// upgraded it. From `drain` on, it answers no further request, and drops that protocol.
+pub(super) async fn serve_stream<T, S>(
     stream: T,
     router: Router<S>,
     policy: ListenerPolicy,
     permit: Arc<ConnectionPermit>,
     listener: SocketAddr,
     connection: ConnectionInfo,
-) -> impl GracefulConnection<Error = hyper::Error> + Send + 'static
+    drain: Shutdown,
+) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
     S: Send + Sync + 'static,
 {
+    let upgrade = UpgradeSlot::default();
+    let accepted = upgrade.clone();
     let service = service_fn(move |request| {
         let (policy, router, permit) = (policy.clone(), router.clone(), Arc::clone(&permit));
-        handle_request(policy, router, permit, request, listener, connection)
+        let upgrade = accepted.clone();
+        handle_request(
+            policy, router, permit, request, listener, connection, upgrade,
+        )
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        .with_upgrades();
+    let mut served = pin!(served);
+    tokio::select! {
+        served = served.as_mut() => served?,
+        () = shutdown_requested(drain.clone()) => {
+            served.as_mut().graceful_shutdown();
+            served.await?;
+        }
+    }
+    tokio::select! {
+        () = upgrade.serve() => {}
+        () = shutdown_requested(drain) => {}
+    }
+    Ok(())
 }
 
 /// Answers one request. Its connection is not evicted for another one before the whole answer was handed over.
@@ -168,10 +189,13 @@ async fn handle_request<S: Send + Sync + 'static>(
     policy: ListenerPolicy,
     router: Router<S>,
     permit: Arc<ConnectionPermit>,
-    request: http::Request<Incoming>,
+    mut request: http::Request<Incoming>,
     listener: SocketAddr,
     connection: ConnectionInfo,
+    upgrade: UpgradeSlot,
 ) -> Result<Response, Infallible> {
+    let wants_upgrade = request.headers().contains_key(header::UPGRADE);
+    let upgraded = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
     let in_flight = permit.begin_request(!request.body().is_end_stream());
     let client = policy.client_address(connection.client, request.headers());
     let authority = policy.authority(&request, listener, connection.peer.ip());
@@ -183,8 +207,11 @@ async fn handle_request<S: Send + Sync + 'static>(
         authority,
         permit,
     });
-    let answer = router.answer(request, context).await;
-    Ok(hold_until_sent(answer, in_flight))
+    let mut answer = router.answer(request, context).await;
+    Ok(match upgrade.take_over(&mut answer, upgraded, in_flight) {
+        Some(in_flight) => hold_until_sent(answer, in_flight),
+        None => answer,
+    })
 }
 
 /// Serves a connection until it ends or is evicted for another one.

@@ -50,10 +50,8 @@ impl Collected {
 
     /// All warnings of a request with this query; the last one stands for those left out.
     fn finish(&mut self, query: &str) -> Vec<Warning> {
-        let named: BTreeSet<String> = query
-            .split('&')
-            .map(|pair| decode_form(pair.split('=').next().unwrap_or_default()))
-            .filter(|name| !name.is_empty() && !self.parameters.contains(name))
+        let named: BTreeSet<String> = names(query)
+            .filter(|name| !self.parameters.contains(name))
             .collect();
         for name in named {
             self.add(&name, "unknown query parameter; ignored".to_owned());
@@ -67,6 +65,13 @@ impl Collected {
         }
         warnings
     }
+}
+
+/// Names of the parameters of a query.
+fn names(query: &str) -> impl Iterator<Item = String> {
+    let names = query.split('&');
+    let names = names.map(|pair| decode_form(pair.split('=').next().unwrap_or_default()));
+    names.filter(|name| !name.is_empty())
 }
 
 impl Warnings {
@@ -87,6 +92,11 @@ impl Warnings {
     /// Marks a query parameter as known to the handler.
     pub(super) fn mark_parameter_known(&self, parameter: &str) {
         self.collected().parameters.insert(parameter.to_owned());
+    }
+
+    /// Marks all parameters of a query as known to the handler.
+    pub(super) fn mark_parameters_known(&self, query: &str) {
+        self.collected().parameters.extend(names(query));
     }
 
     /// Writes the warnings into a successful answer, where that is a JSON object.

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 10] = [
+const BASE_FEATURES: [&str; 11] = [
     "network-none",
     "workspace",
     "static-init",
@@ -35,6 +35,7 @@ const BASE_FEATURES: [&str; 10] = [
     features::IMAGE_LOAD,
     features::PROMPTS,
     features::INFERENCE,
+    features::SESSIONS,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

@@ -10,7 +10,11 @@
 
 use super::{AppState, active_jobs::Cancellation, dispatch, task_log, task_watch::TaskState};
 use crate::{
-    api::{TaskId, audit::AuditEvent, tasks::TaskStatus},
+    api::{
+        TaskId,
+        audit::{AuditAction, AuditEvent},
+        tasks::TaskStatus,
+    },
     http::server::shutdown_requested,
     store::{CancelOutcome, StoreError},
     wait,
@@ -49,6 +53,7 @@ pub(super) async fn cancel(
         Cancellation::Graceful
     };
     let is_notified = running.is_some_and(|job| active.cancel(job, request));
+    let is_sandbox = event.action == AuditAction::SandboxDelete;
     let outcome = state.store.task_cancel(task, event).await;
     let outcome = outcome.map_err(if is_notified {
         CancelError::Unrecorded
@@ -57,7 +62,11 @@ pub(super) async fn cancel(
     })?;
     let job = match outcome {
         CancelOutcome::Dequeued { attempt } => {
-            state.metrics.record_transition(TaskStatus::Canceled);
+            if is_sandbox {
+                state.metrics.record_sandbox_ended();
+            } else {
+                state.metrics.record_transition(TaskStatus::Canceled);
+            }
             watch.publish(TaskState::new(TaskStatus::Canceled, attempt));
             task_log::span(task, attempt)
                 .in_scope(|| task_log::transitioned(TaskStatus::Canceled, None));

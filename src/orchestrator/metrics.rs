@@ -23,8 +23,10 @@ use crate::{
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::{sync::Arc, time::Duration};
 
-/// Label of tasks that were created.
+/// Label of tasks and sandboxes that were created.
 const CREATED_LABEL: &str = "created";
+/// Label of sandboxes that have ended.
+const ENDED_LABEL: &str = "ended";
 
 /// Upper bounds of the buckets of dispatch latency: from a free slot to a night in the queue.
 const LATENCY_BUCKETS_SECONDS: [f64; 14] = [
@@ -34,6 +36,7 @@ const LATENCY_BUCKETS_SECONDS: [f64; 14] = [
 pub(super) struct Metrics {
     base: MetricsRegistry,
     tasks: IntCounterVec,
+    sandboxes: IntCounterVec,
     dispatch: Histogram,
     pub(super) models: ModelMetrics,
 }
@@ -47,6 +50,11 @@ impl Default for Metrics {
             "Tasks created, completed, failed and canceled since this process started.",
             ends.map(TaskStatus::as_str).chain([CREATED_LABEL]),
         );
+        let sandboxes = base.status_counter(
+            "cynode_sandboxes_total",
+            "Sandboxes created and ended since this process started.",
+            [CREATED_LABEL, ENDED_LABEL].into_iter(),
+        );
         let dispatch = HistogramOpts::new(
             "cynode_dispatch_latency_seconds",
             "Seconds from when an attempt could start to when it was assigned to a node.",
@@ -56,6 +64,7 @@ impl Default for Metrics {
             dispatch: base.register(Histogram::with_opts(dispatch)),
             models: ModelMetrics::new(&base),
             tasks,
+            sandboxes,
             base,
         }
     }
@@ -76,6 +85,16 @@ impl Metrics {
         if to.is_final() {
             self.tasks.with_label_values(&[to.as_str()]).inc();
         }
+    }
+
+    /// Counts a sandbox that was stored.
+    pub(super) fn record_sandbox_created(&self) {
+        self.sandboxes.with_label_values(&[CREATED_LABEL]).inc();
+    }
+
+    /// Counts the end of a sandbox.
+    pub(super) fn record_sandbox_ended(&self) {
+        self.sandboxes.with_label_values(&[ENDED_LABEL]).inc();
     }
 
     /// Records how long a job had waited when it was assigned to a node.
@@ -132,6 +151,11 @@ fn current_gauges(counts: JobCounts, nodes: &[NodeView]) -> Registry {
         "cynode_jobs_queued",
         "Jobs waiting for a node, including those between two attempts.",
         counts.queued,
+    );
+    jobs(
+        "cynode_sandboxes",
+        "Sandboxes that have not ended, queued ones included.",
+        counts.sandboxes,
     );
     let gauge =
         |name, help, label| register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]));

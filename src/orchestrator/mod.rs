@@ -49,6 +49,7 @@ mod reason;
 mod reconciler;
 mod recovery;
 mod refusals;
+mod sandboxes;
 pub mod scheduler;
 mod sends;
 mod settings;

@@ -17,12 +17,14 @@ mod events;
 mod files;
 mod model_store;
 mod models;
+mod sessions;
 
 pub(super) use error::{NodeCallError, NodeCallErrorKind};
 pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};
 pub(super) use files::{ArtifactBytes, SendProgress};
 pub(super) use model_store::ModelPull;
 pub(super) use models::{ModelRequest, is_own_answer};
+pub(super) use sessions::SessionCall;
 
 use super::AppState;
 use crate::{

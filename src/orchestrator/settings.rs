@@ -3,7 +3,7 @@
 use super::{database::IncompleteState, dispatch::LeaseTerms, inference::ModelSettings};
 use crate::{
     api::image::ImageRef,
-    store::{QueueLimits, Retention, StoreError},
+    store::{QueueLimits, Retention, SandboxLimits, StoreError},
 };
 use ipnet::IpNet;
 use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
@@ -41,6 +41,8 @@ pub struct Settings {
     pub has_node: bool,
     /// Limits of the queue in tasks and bytes.
     pub queue: QueueLimits,
+    /// Limits on the sandboxes that stay.
+    pub sandboxes: SandboxLimits,
     /// Free disk space that new tasks may not use, in bytes.
     pub reserve_disk: u64,
     /// Most bytes of artifacts and files of tasks; no limit if `None`.

@@ -23,6 +23,7 @@ use super::{
     node_address::HttpClients,
     node_backoff::NodeBackoff,
     reconciler::NodeReconciler,
+    sandboxes::PassLimits,
     sends::Sends,
     slots::SlotLimits,
     task_watch::TaskWatches,
@@ -58,6 +59,8 @@ pub(crate) struct AppState {
     /// Lists of models that callers share.
     pub(super) model_lists: ModelLists,
     pub(super) log_limits: LogLimits,
+    /// Calls that pass to sandboxes.
+    pub(super) pass_limits: PassLimits,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
@@ -149,6 +152,7 @@ impl AppState {
             jobs: Jobs::default(),
             usage: UsageRecorder::default(),
             log_limits: LogLimits::default(),
+            pass_limits: PassLimits::default(),
             log_archive: Arc::new(logs),
             metrics: Metrics::default(),
             shutdown,

@@ -20,6 +20,8 @@ pub(super) struct TaskState {
     pub(super) attempt: u32,
     /// Node that has the output of this attempt; `None` before a node has accepted it.
     pub(super) source: Option<LogSource>,
+    /// Whether the node has reported the start of the command, or that the sandbox runs. Kept for the attempt.
+    pub(super) has_started: bool,
     /// Whether that node has not answered for a while.
     pub(super) is_unreachable: bool,
     /// Node that is being sent the files of the attempt, and how far that is, in percent.
@@ -73,6 +75,7 @@ impl TaskState {
             status,
             attempt,
             source: None,
+            has_started: false,
             is_unreachable: false,
             sending: None,
         }
@@ -85,9 +88,11 @@ impl TaskState {
 }
 
 impl TaskWatch {
-    /// Publishes a new state. A final state stays: a late update from before does not replace it.
-    pub(super) fn publish(&self, state: TaskState) {
+    /// Publishes a new state. A final state stays: a late update from before does not replace it. Nor does what is known
+    /// later make a start of the same attempt unknown.
+    pub(super) fn publish(&self, mut state: TaskState) {
         self.0.send_if_modified(|now| {
+            state.has_started |= now.has_started && now.is_running(state.attempt);
             let changes = !now.status.is_final() && *now != state;
             if changes {
                 *now = state;

@@ -106,11 +106,13 @@ async fn created(state: &AppState, outcome: CreateOutcome) -> Result<Task, ApiEr
         CreateOutcome::Repeated(task) => Ok(with_expected_timeout(state, task.as_created()).await),
         CreateOutcome::QueueFull(queue) => Err(queue_full(format!(
             "{queue} is full; wait until some of its tasks have started, then try again"
-        ))),
+        ))
+        .into()),
         CreateOutcome::TooManyLanes => Err(queue_full(format!(
             "your queued tasks have {MAX_LANES_PER_USER} different requirements on nodes (node_labels, gpus and the like), \
              which is the limit; wait until some have started, or cancel some, then try again"
-        ))),
+        ))
+        .into()),
         CreateOutcome::KeyReused => Err(Problem::new(
             ProblemKind::IdempotencyKeyReused,
             "this Idempotency-Key was used for another request; choose a new key for a new task",
@@ -134,10 +136,9 @@ async fn with_expected_timeout(state: &AppState, mut task: Task) -> Task {
     task
 }
 
-fn queue_full(detail: String) -> ApiError {
-    Problem::new(ProblemKind::QueueFull, detail)
-        .retry_after(QUEUE_FULL_RETRY_SECONDS)
-        .into()
+/// 429 of a queue that has no room.
+pub(super) fn queue_full(detail: String) -> Problem {
+    Problem::new(ProblemKind::QueueFull, detail).retry_after(QUEUE_FULL_RETRY_SECONDS)
 }
 
 /// Lists the tasks that the caller may see, newest first; for an admin with their owners. `filter.owner` is set

@@ -19,7 +19,7 @@ use crate::{
     http::MAX_BODY_BYTES,
     node, orchestrator,
     secrets::read_secret,
-    store::{QueueLimits, Retention},
+    store::{QueueLimits, Retention, SandboxLimits},
     worker,
 };
 use std::{
@@ -186,6 +186,10 @@ pub(super) fn orchestrator_settings(
             per_user: flags.limits.max_queued_per_user,
             bytes: flags.limits.max_queued_bytes,
             bytes_per_user: flags.limits.max_queued_bytes_per_user,
+        },
+        sandboxes: SandboxLimits {
+            per_user: flags.limits.max_sandboxes_per_user,
+            all: flags.limits.max_sandboxes,
         },
         reserve_disk: flags.retention.reserve_disk,
         artifact_quota: Some(flags.retention.artifact_quota).filter(|quota| *quota > 0),

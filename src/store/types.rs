@@ -9,6 +9,7 @@ mod jobs;
 mod nodes;
 mod placement;
 mod queue;
+mod sandboxes;
 mod tasks;
 mod users;
 
@@ -26,6 +27,10 @@ pub use placement::{Placement, Requirements};
 pub use queue::{
     JobDetails, Lane, LaneChanges, LaneCursor, LaneHeads, LaneRead, MAX_BACKOFF,
     MAX_LANES_PER_USER, QueueStatus, QueuedJob,
+};
+pub use sandboxes::{
+    CreateSandboxOutcome, SandboxEnd, SandboxFilter, SandboxLimits, SandboxPage, SandboxRecord,
+    StoredSandbox,
 };
 pub use tasks::{
     CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimit,

@@ -113,9 +113,11 @@ fn key_makes_only_calls_of_its_scopes() {
                     scopes.is_empty() || scopes.iter().any(|one| one == scope)
                 });
                 let call = path.replace("{slug}", "box").replace("{model}", "tiny");
-                let call = call.replace("{id}", &uuid());
+                let call = call.replace("{id}", &uuid()).replace("{exec}", &uuid());
                 let json = [("Content-Type", "application/json")];
-                let reply = key.call(&method.to_uppercase(), &call, &json, b"{}");
+                // A sandbox is created without a wait for a node.
+                let body = br#"{"wait_seconds": 0}"#;
+                let reply = key.call(&method.to_uppercase(), &call, &json, body);
                 assert_ne!(reply.status, 401, "{scope}: {method} {path}");
                 if may {
                     assert_ne!(reply.status, 403, "{scope}: {method} {path}");

@@ -6,7 +6,7 @@ use crate::support::{Orchestrator, Worker, uuid};
 /// added here.
 fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
     let open = |path: &str| ("GET", path.to_owned(), true);
-    let gateway = vec![
+    let mut gateway = vec![
         ("POST", "/v1/auth/login".to_owned(), true),
         ("POST", "/v1/auth/refresh".to_owned(), true),
         ("POST", "/v1/auth/logout".to_owned(), false),
@@ -50,6 +50,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         open("/readyz"),
         open("/metrics"),
     ];
+    gateway.extend(sandbox_calls(id));
     let control = vec![
         ("POST", "/v1/nodes/register".to_owned(), true),
         ("POST", "/v1/nodes/report".to_owned(), false),
@@ -62,6 +63,44 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
     ];
     let worker = worker_calls(id);
     [gateway, control, worker]
+}
+
+fn sandbox_calls(id: &str) -> Vec<(&'static str, String, bool)> {
+    let mut calls = vec![
+        ("POST", "/v1/sandboxes".to_owned(), false),
+        ("GET", "/v1/sandboxes".to_owned(), false),
+        ("GET", format!("/v1/sandboxes/{id}"), false),
+        ("DELETE", format!("/v1/sandboxes/{id}"), false),
+        ("POST", format!("/v1/sandboxes/{id}/renew"), false),
+    ];
+    for (method, call) in [
+        ("GET", "files"),
+        ("PUT", "files"),
+        ("DELETE", "files"),
+        ("GET", "files:list"),
+        ("POST", "files:mkdir"),
+        ("POST", "files:move"),
+        ("GET", "archive"),
+        ("PUT", "archive"),
+    ] {
+        calls.push((method, format!("/v1/sandboxes/{id}/{call}"), false));
+    }
+    for place in ["sandboxes", "tasks"] {
+        for (method, call) in [
+            ("POST", "exec"),
+            ("GET", "execs"),
+            ("GET", "execs/{exec}"),
+            ("GET", "execs/{exec}/logs"),
+            ("POST", "execs/{exec}/stdin"),
+            ("POST", "execs/{exec}/signal"),
+            ("POST", "execs/{exec}/resize"),
+            ("GET", "terminal"),
+        ] {
+            let call = call.replace("{exec}", id);
+            calls.push((method, format!("/v1/{place}/{id}/{call}"), false));
+        }
+    }
+    calls
 }
 
 fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
@@ -159,6 +198,8 @@ fn list_of_routes_is_complete() {
     let sources = [
         &[
             "src/orchestrator/gateway/mod.rs",
+            "src/orchestrator/gateway/sandboxes.rs",
+            "src/orchestrator/gateway/sandbox_calls.rs",
             "src/orchestrator/health.rs",
         ][..],
         &[

@@ -29,6 +29,8 @@ pub const LOG_ARCHIVE: &str = "log-archive";
 pub const PROMPTS: &str = "prompts";
 /// Calls of models from a sandbox.
 pub const INFERENCE: &str = "inference";
+/// Sandboxes that stay, which run commands until they are ended.
+pub const SESSIONS: &str = "sessions";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

@@ -3,10 +3,11 @@
 use crate::api::{
     ExecId,
     integer::optional_integer,
-    jobs::{self, Env},
+    jobs::{self, Env, Truncated},
     problem::Problem,
     string_form::named_enum,
     time::Time,
+    warning::Warning,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -215,6 +216,31 @@ pub struct ExecResult {
     pub stderr: String,
     /// Whether there is more of either in the log.
     pub truncated: bool,
+}
+
+/// Answer of `GET …/execs/{exec}/logs`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ExecLogs {
+    /// Id of the exec.
+    pub exec_id: ExecId,
+    /// Output on stdout, where text was asked for.
+    #[serde(default)]
+    pub stdout: String,
+    /// Output on stderr, where text was asked for.
+    #[serde(default)]
+    pub stderr: String,
+    /// Output on stdout, where base64 was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout_base64: Option<String>,
+    /// Output on stderr, where base64 was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_base64: Option<String>,
+    /// Streams of which not everything is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<Truncated>,
+    /// Reasons why there is less than was printed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 /// Answer of `GET …/execs`.

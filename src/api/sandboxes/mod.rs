@@ -1,8 +1,11 @@
 //! Sandboxes that stay (contract, section 7.1): created by themselves, they run commands until they are deleted, idle, or
 //! too old. The User API and the Worker API share everything below a sandbox: [execs](exec) and [files].
 
+mod create;
 pub mod exec;
 pub mod files;
+
+pub use create::CreateSandbox;
 
 use super::{
     JobId, TaskId, jobs::SandboxSpec, problem::Problem, string_form::named_enum, time::Time,
@@ -132,6 +135,16 @@ pub struct Sandbox {
     /// Time of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
+}
+
+/// Answer of `GET /v1/sandboxes`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxList {
+    /// Sandboxes, newest first.
+    pub sandboxes: Vec<Sandbox>,
+    /// Value of `cursor` for the next page; empty at the end.
+    #[serde(default)]
+    pub next_cursor: String,
 }
 
 /// Answer of a worker about a sandbox that stays; times are left in milliseconds, since clocks of two machines differ.

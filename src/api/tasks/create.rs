@@ -15,14 +15,14 @@ use crate::api::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
         resources::{Cpus, GpuRequest, MAX_PIDS, MIN_PIDS},
     },
-    nodes::{LABEL_PATTERN, MAX_LABELS, SLUG_PATTERN, check_label, check_slug},
+    nodes::{LABEL_PATTERN, MAX_LABELS, SLUG_PATTERN},
     problem::{Problem, ProblemKind},
+    requirements::{check_node, pids, resolve_image, text_schema},
     size::ByteSize,
     string_form::named_enum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
 use std::ops::RangeInclusive;
 
 /// Default of `max_attempts`.
@@ -42,7 +42,7 @@ pub struct CreateTask {
     pub prompt: Option<String>,
     /// Program and arguments, run without a shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1), extend("prefixItems" = [text(1)], "items" = text(0)))]
+    #[schemars(length(min = 1), extend("prefixItems" = [text_schema(1)], "items" = text_schema(0)))]
     pub command: Option<Vec<String>>,
     /// Script for `/bin/sh -c`, at most 256 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ pub struct CreateTask {
     pub image: Option<String>,
     /// Variables added to the environment of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text(0)))]
+    #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text_schema(0)))]
     pub env: Option<Env>,
     /// Time limit in seconds, after which the sandbox is killed.
     #[serde(
@@ -169,26 +169,12 @@ pub struct CreateTask {
 /// Pattern of a script, for schemas: no NUL, and not only white space.
 const SCRIPT_PATTERN: &str = "^[^\\u0000]*[^\\u0000\\s][^\\u0000]*$";
 
-/// Schema of an argument or of a variable's value.
-fn text(shortest: usize) -> Value {
-    json!({
-        "type": "string",
-        "pattern": jobs::NO_NUL_PATTERN,
-        "minLength": shortest,
-        "maxLength": jobs::MAX_ARGUMENT_BYTES,
-    })
-}
-
 fn timeout_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     optional_integer(deserializer, 1..)
 }
 
 fn grace_seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     optional_integer(deserializer, 0..=jobs::MAX_GRACE_SECONDS)
-}
-
-fn pids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    optional_integer(deserializer, MIN_PIDS..=MAX_PIDS)
 }
 
 fn max_attempts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -229,26 +215,12 @@ impl CreateTask {
         check_name(self.task_name.as_deref())?;
         let max_attempts = self.resolve_attempts()?;
         let node_labels = self.node_labels.unwrap_or_default();
-        check_labels(&node_labels)?;
-        if let Some(node) = &self.node {
-            check_slug("/node", node)?;
-        }
+        check_node(&node_labels, self.node.as_deref())?;
         let priority = self.priority.unwrap_or_default();
         check_range("/priority", priority, PRIORITY_RANGE)?;
-        let image = self.image.as_deref().unwrap_or(default_image);
-        if image.len() > image::MAX_INPUT_BYTES {
-            return Err(Problem::field(
-                "/image",
-                format!(
-                    "must have at most {} bytes, got {}",
-                    image::MAX_INPUT_BYTES,
-                    image.len()
-                ),
-            ));
-        }
-        let image = jobs::parse_image("/image", image)?;
+        let image = resolve_image(self.image.as_deref(), default_image)?;
         let sandbox = SandboxSpec {
-            image: image.as_str().to_owned(),
+            image,
             command,
             env: self.env,
             timeout_seconds: self.timeout_seconds,
@@ -319,20 +291,6 @@ fn shell(pointer: &str, script: &str) -> Result<Vec<String>, Problem> {
     }
     let [shell, option] = jobs::SHELL;
     Ok([shell, option, script].map(str::to_owned).into())
-}
-
-fn check_labels(labels: &[String]) -> Result<(), Problem> {
-    for (n, label) in labels.iter().enumerate() {
-        check_label(&format!("/node_labels/{n}"), label)?;
-    }
-    if labels.len() > MAX_LABELS {
-        let detail = format!(
-            "must have at most {MAX_LABELS} labels, got {}",
-            labels.len()
-        );
-        return Err(Problem::field("/node_labels", detail));
-    }
-    Ok(())
 }
 
 fn check_name(name: Option<&str>) -> Result<(), Problem> {

@@ -5,19 +5,20 @@
 //! job, and, once a user cancels it, the time that the node has to end it.
 
 use super::{
-    InitialRequest, Start, TIMEOUT_MARGIN,
+    InitialRequest, Start,
+    expiry::given_up,
     lease::Lease,
     outcome::{AttemptError, AttemptOutcome, validate_result},
     request::{connect, request_job},
     running_state,
-    send::{MAX_ROUNDS, Observers, limit_reached, not_started, send_contents},
+    send::{MAX_ROUNDS, Observers, not_started, send_contents},
 };
 use crate::{
     api::{
         TaskId,
         events::{JobEvent, Outline, ResultEvent},
         job_document::ExpectedAttempt,
-        jobs::{DEFAULT_GRACE_SECONDS, DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
+        jobs::DEFAULT_GRACE_SECONDS,
         tasks::TaskStatus,
         time::Time,
     },
@@ -30,7 +31,7 @@ use crate::{
             self, JobResponse, NodeCallError, NodeCallErrorKind, NodeClient, NodeEvents,
             PendingDocument,
         },
-        task_log,
+        sandboxes, task_log,
         task_watch::{TaskState, TaskWatch},
     },
     store::RunningJob,
@@ -49,8 +50,7 @@ const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Follows an attempt to its outcome.
 ///
-/// An attempt without a result at the job's time limit and [`TIMEOUT_MARGIN`] is lost, whether its node
-/// answers or not; so is a canceled one after [`cancel_timeout`].
+/// An attempt without a result is lost when it is [given up](given_up), and a canceled one after [`cancel_timeout`].
 pub(super) async fn follow_attempt<'a>(
     state: &'a AppState,
     job: &'a RunningJob,
@@ -59,9 +59,6 @@ pub(super) async fn follow_attempt<'a>(
     cancellation: watch::Receiver<Cancellation>,
     lease: &'a Lease,
 ) -> AttemptOutcome {
-    let seconds = job.effective_timeout_seconds.or(job.timeout_seconds);
-    let seconds = seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
-    let limit = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS)) + TIMEOUT_MARGIN;
     let seconds_sending = AtomicU64::new(0);
     let follower = AttemptFollower {
         state,
@@ -81,10 +78,7 @@ pub(super) async fn follow_attempt<'a>(
     let outcome = tokio::select! {
         outcome = follower.follow() => outcome,
         outcome = cancel_on_request(state, job, cancellation) => outcome,
-        () = limit_reached(limit, &seconds_sending) => {
-            let reason = format!("its node reported no end within {} s", limit.as_secs());
-            AttemptOutcome::Lost(reason.into())
-        }
+        reason = given_up(job, lease, &seconds_sending) => AttemptOutcome::Lost(reason),
     };
     if lease.has_command_run() {
         outcome.after_command_ran()
@@ -236,6 +230,9 @@ impl AttemptFollower<'_> {
             // An event without a number only says that the node is alive.
             self.made_progress |= event.seq().is_some();
             self.last_seq = event.seq().unwrap_or(0).max(self.last_seq);
+            if let JobEvent::Started { .. } = event {
+                self.record_started();
+            }
             if let JobEvent::Result(last) = event {
                 events.finish();
                 return validate_result(self.job, *last);
@@ -300,6 +297,17 @@ impl AttemptFollower<'_> {
         self.state.nodes.backoff.clear(self.job.node_id);
         if !std::mem::replace(&mut self.is_logged, true) {
             task_log::started();
+        }
+    }
+
+    /// Records that the command has started, or that the sandbox runs.
+    fn record_started(&self) {
+        self.watch.publish(TaskState {
+            has_started: true,
+            ..running_state(self.job)
+        });
+        if self.job.is_sandbox {
+            sandboxes::record_start(self.state, self.job);
         }
     }
 

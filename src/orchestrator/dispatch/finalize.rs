@@ -62,14 +62,29 @@ pub(super) async fn finalize(
     let write = || store_transition(state, job, &transition);
     let status = write_with_retry("store the outcome of a job", write).await;
     if let Some(status) = status {
-        state.metrics.record_transition(status);
         watch.publish(TaskState::new(status, job.attempt));
-        task_log::transitioned(status, transition.end.exit_code);
+        if job.is_sandbox {
+            record_sandbox(state, status, &transition);
+        } else {
+            state.metrics.record_transition(status);
+            task_log::transitioned(status, transition.end.exit_code);
+        }
     }
     state.jobs.wake.notify_one();
     match transition.cleanup {
         Cleanup::AfterReaders if !status.is_some_and(TaskStatus::is_final) => Cleanup::Reconcile,
         cleanup => cleanup,
+    }
+}
+
+/// Counts and logs the end of a sandbox that stays.
+fn record_sandbox(state: &AppState, status: TaskStatus, transition: &Transition) {
+    if status.is_final() {
+        state.metrics.record_sandbox_ended();
+        let summary = &transition.end.summary;
+        tracing::info!(summary, "sandbox ended");
+    } else {
+        tracing::info!("sandbox requeued");
     }
 }
 

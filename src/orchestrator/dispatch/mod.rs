@@ -19,6 +19,7 @@
 //! | [`turns`] | which artifacts are fetched at the same time |
 //! | [`outcome`] | meaning of an answer for the attempt; pure |
 //! | [`lease`] | the time for which a node may be silent |
+//! | [`expiry`] | the time after which an attempt is given up |
 //! | [`reschedule`] | another node for a job whose lease expired |
 //! | [`transition`] | decision on what an outcome means for the job; pure |
 //! | [`finalize`] | storing an outcome: the end of the job, or another attempt |
@@ -35,7 +36,8 @@
 //! attempt.
 //!
 //! Silence alone ends nothing: the attempt of a silent node counts until another node has accepted the next
-//! one. A job without another attempt is awaited until its time limit and [`TIMEOUT_MARGIN`] have passed.
+//! one. A job without another attempt is awaited until it is [given up](expiry). A sandbox that stays can run nowhere
+//! else, and is lost with the lease of its node.
 //!
 //! Output is not read here: a reader of logs asks the node, and after the end the node's whole log is kept
 //! ([`archive`]). So a job that prints without end costs the orchestrator nothing. Nor is the sandbox of a job, up to 1 MiB, kept here: it is read for the request
@@ -44,6 +46,7 @@
 //! A result is stored before the node may remove it; while the store takes no writes, the node keeps it.
 
 mod attempt;
+mod expiry;
 mod finalize;
 mod lease;
 mod outcome;
@@ -76,8 +79,6 @@ use reschedule::Followed;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tracing::Instrument as _;
 
-/// Time beyond a job's own limit, mostly for image pulls, after which its attempt is given up.
-const TIMEOUT_MARGIN: Duration = Duration::from_mins(30);
 /// Time for which a node keeps an ended attempt for readers of its logs.
 const READERS_TIMEOUT: Duration = Duration::from_mins(10);
 
@@ -149,7 +150,8 @@ async fn end_job(
 ) {
     let retrieved = retrieve::retrieve(state, &job, &mut outcome, &handle).await;
     let log = match &outcome {
-        AttemptOutcome::Ended(last) => {
+        // The output of a sandbox that stays is that of its execs, which are gone with it.
+        AttemptOutcome::Ended(last) if !job.is_sandbox => {
             let started = AssertUnwindSafe(archive::start(state, &job, &last.result));
             // The message of a panic is in the log.
             started.catch_unwind().await.ok()

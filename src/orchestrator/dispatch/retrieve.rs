@@ -21,7 +21,7 @@ mod record;
 pub(super) use record::Retrieved;
 
 use super::{
-    TIMEOUT_MARGIN,
+    expiry::TIMEOUT_MARGIN,
     outcome::AttemptOutcome,
     request::{Start, connect},
     turns::Turn,

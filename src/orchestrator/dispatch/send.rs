@@ -36,7 +36,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::task::spawn_blocking;
 
 /// Times that a node may name missing contents of one attempt: its cache may lose some while others arrive.
 pub(super) const MAX_ROUNDS: usize = 4;
@@ -266,19 +266,6 @@ async fn report(
         tokio::time::sleep(REPORT_INTERVAL).await;
         let seconds = REPORT_INTERVAL.as_secs();
         observers.seconds.fetch_add(seconds, Ordering::Relaxed);
-    }
-}
-
-/// Waits until an attempt has taken `limit`, without the time for which files were sent to its node.
-pub(super) async fn limit_reached(limit: Duration, seconds_sending: &AtomicU64) {
-    let began = Instant::now();
-    loop {
-        let sending = Duration::from_secs(seconds_sending.load(Ordering::Relaxed));
-        let end = began + limit + sending;
-        if Instant::now() >= end {
-            return;
-        }
-        tokio::time::sleep_until(end).await;
     }
 }
 

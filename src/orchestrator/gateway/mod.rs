@@ -12,6 +12,8 @@ mod models;
 mod node_models;
 mod nodes;
 mod openapi;
+mod sandbox_calls;
+mod sandboxes;
 mod tasks;
 mod usage;
 mod users;
@@ -106,6 +108,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::GET, "/openapi.json", move |_, _| {
             ready(Ok(response::raw_json(document.clone())))
         });
+    let builder = sandbox_calls::routes(sandboxes::routes(builder));
     health::routes(models::routes(builder))
 }
 

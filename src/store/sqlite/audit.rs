@@ -15,23 +15,31 @@ use crate::api::{
 use rusqlite::{Connection, Row, named_params, params};
 use std::{collections::BTreeMap, time::Duration};
 
-/// Number of the newest events that are all kept, requests to models apart: at a thousand a day, for years.
+/// Number of the newest events that are all kept, [frequent ones](FREQUENT) apart: at a thousand a day, for years.
 const KEPT_EVENTS: i64 = 1_000_000;
-/// Number of the newest requests to models that are kept: a program sends any number of them.
-const KEPT_REQUESTS: i64 = 200_000;
+/// Actions that a program repeats any number of times.
+const FREQUENT: [AuditAction; 3] = [
+    AuditAction::InferenceRequest,
+    AuditAction::SandboxExec,
+    AuditAction::SandboxAccess,
+];
+/// Number of the newest events of each of them that are kept.
+const KEPT_FREQUENT: i64 = 200_000;
 /// Number of events after which old ones are deleted.
 const PRUNE_INTERVAL: i64 = 10_000;
-/// Counts the events that are no requests to models, in an index alone.
-const COUNT_EVENTS: &str = "SELECT count(*) FROM audit_log WHERE action <> 'inference.request'";
+/// Counts the events that are not of a frequent action, in an index alone.
+const COUNT_EVENTS: &str = "SELECT count(*) FROM audit_log WHERE action NOT IN ('inference.request', 'sandbox.exec', 'sandbox.access')";
 /// Deletes the events of users and nodes before the newest ?1 events.
 const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq <= (
-        SELECT seq FROM audit_log WHERE action <> 'inference.request' ORDER BY seq DESC LIMIT 1 OFFSET ?1)
-    AND action <> 'inference.request' AND (outcome = 'denied'
+        SELECT seq FROM audit_log WHERE action NOT IN ('inference.request', 'sandbox.exec', 'sandbox.access')
+        ORDER BY seq DESC LIMIT 1 OFFSET ?1)
+    AND action NOT IN ('inference.request', 'sandbox.exec', 'sandbox.access') AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
-        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke'))";
-/// Deletes the requests to models before the newest ?1 of them.
-const DELETE_OLD_REQUESTS: &str = "DELETE FROM audit_log WHERE action = 'inference.request' AND seq <= (
-        SELECT seq FROM audit_log WHERE action = 'inference.request' ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
+        'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke',
+        'sandbox.create', 'sandbox.delete', 'sandbox.renew'))";
+/// Deletes the events of the action ?2 before the newest ?1 of them.
+const DELETE_OLD_FREQUENT: &str = "DELETE FROM audit_log WHERE action = ?2 AND seq <= (
+        SELECT seq FROM audit_log WHERE action = ?2 ORDER BY seq DESC LIMIT 1 OFFSET ?1)";
 
 /// Writes an event as a part of the caller's commit.
 pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> {
@@ -52,14 +60,20 @@ pub(super) fn add(c: &Connection, event: &AuditEvent) -> Result<(), StoreError> 
         event.api_key
     ])?;
     if c.last_insert_rowid() % PRUNE_INTERVAL == 0 {
-        prune(c, KEPT_EVENTS, KEPT_REQUESTS)?;
+        prune(c, KEPT_EVENTS, KEPT_FREQUENT)?;
     }
     Ok(())
 }
 
-/// Deletes old events. Requests to models make room for each other only, so that they push nothing else out.
-fn prune(c: &Connection, kept_events: i64, kept_requests: i64) -> Result<(), StoreError> {
-    execute(c, DELETE_OLD_REQUESTS, [kept_requests])?;
+/// Deletes old events. Those of a frequent action make room for each other only, so that they push nothing else out.
+fn prune(c: &Connection, kept_events: i64, kept_frequent: i64) -> Result<(), StoreError> {
+    for action in FREQUENT {
+        execute(
+            c,
+            DELETE_OLD_FREQUENT,
+            params![kept_frequent, action.as_str()],
+        )?;
+    }
     let events: i64 = c.query_row(COUNT_EVENTS, [], |row| row.get(0))?;
     if events > kept_events {
         execute(c, DELETE_OLD, [kept_events])?;
@@ -207,7 +221,7 @@ mod tests {
                 SEEK_ACTION,
                 SEEK_ACTOR,
                 SEEK_TARGET,
-                DELETE_OLD_REQUESTS,
+                DELETE_OLD_FREQUENT,
             ] {
                 assert_seeks(c, sql);
             }
@@ -223,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_push_out_only_each_other() {
+    async fn frequent_events_push_out_only_each_other() {
         let home = tempfile::tempdir().unwrap();
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         let pruned = store.write(|c| {
@@ -238,9 +252,13 @@ mod tests {
             }
             for _ in 0..20 {
                 add(c, &event(AuditAction::InferenceRequest))?;
+                add(c, &event(AuditAction::SandboxExec))?;
             }
             prune(c, 10, 3)?;
-            assert_eq!(count("inference.request")?, 3);
+            assert_eq!(
+                (count("inference.request")?, count("sandbox.exec")?),
+                (3, 3)
+            );
             assert_eq!((count("auth.login")?, count("user.disable")?), (5, 5));
             prune(c, 4, 3)?;
             assert_eq!(count("inference.request")?, 3);

@@ -14,7 +14,7 @@
 //! where the outcome of an offer is unknown.
 
 use super::{
-    CancelOutcome, FinishedJob, JobCounts, Lane, RunningJob, Store, StoreError, artifacts, audit,
+    CancelOutcome, FinishedJob, Lane, RunningJob, Store, StoreError, artifacts, audit,
     rows::{execute, parse_document, parse_name, to_document},
     usage,
 };
@@ -29,12 +29,11 @@ use crate::api::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params, types::ValueRef};
 
-const COUNTS: &str = "SELECT (SELECT coalesce(sum(queued), 0) FROM queue_depths) AS queued,
-                             (SELECT count(*) FROM jobs WHERE status = 'running') AS running";
-
-const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
+const RUNNING: &str = "SELECT j.*, t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds, t.sandbox IS NOT NULL AS is_sandbox
+    FROM jobs j JOIN tasks t ON t.id = j.task_id WHERE j.status = 'running'";
 
 const LIMITS: &str = "SELECT t.spec ->> '$.sandbox.timeout_seconds' AS timeout_seconds,
+        t.sandbox IS NOT NULL AS is_sandbox,
         n.capability ->> '$.sandbox.default_timeout_seconds' AS shortest,
         n.capability ->> '$.sandbox.max_timeout_seconds' AS longest
     FROM jobs j JOIN tasks t ON t.id = j.task_id";
@@ -65,6 +64,7 @@ fn running(row: &Row<'_>) -> Result<RunningJob, StoreError> {
         placement: row.get("placement")?,
         timeout_seconds: seconds(row, "timeout_seconds")?,
         effective_timeout_seconds: seconds(row, "effective_timeout_seconds")?,
+        is_sandbox: row.get("is_sandbox")?,
     })
 }
 
@@ -98,12 +98,26 @@ pub(super) fn sync_task_status(
     Ok(())
 }
 
-/// Time limits that a row has: asked for by the task, and in force at the node by its last report.
-fn limits(row: &Row<'_>) -> rusqlite::Result<(Option<u64>, i64)> {
+/// Time limits of a job at a node.
+struct Limits {
+    /// Limit that the task asks for, in seconds.
+    asked: Option<i64>,
+    /// Limit in force by the node's last report. A sandbox that stays has none: it has a lifetime, which can be renewed.
+    effective: Option<i64>,
+    is_sandbox: bool,
+}
+
+fn limits(row: &Row<'_>) -> rusqlite::Result<Limits> {
     let asked = seconds(row, "timeout_seconds")?;
     let [default, most] = [seconds(row, "shortest")?, seconds(row, "longest")?];
     let limit = effective_timeout_seconds(asked, default, most);
-    Ok((asked, i64::try_from(limit).unwrap_or(i64::MAX)))
+    let is_sandbox: bool = row.get("is_sandbox")?;
+    let column = |seconds| i64::try_from(seconds).unwrap_or(i64::MAX);
+    Ok(Limits {
+        asked: asked.map(column),
+        effective: (!is_sandbox).then(|| column(limit)),
+        is_sandbox,
+    })
 }
 
 /// Most jobs that are claimed in one commit.
@@ -114,9 +128,9 @@ pub(super) fn record_time_limit(c: &Connection, job: JobId) -> Result<(), StoreE
     let mut statement = c.prepare_cached(&format!(
         "{LIMITS} JOIN nodes n ON n.id = j.node_id WHERE j.id = ?1"
     ))?;
-    let (_, limit) = statement.query_row([job], limits)?;
+    let limits = statement.query_row([job], limits)?;
     let sql = "UPDATE jobs SET effective_timeout_seconds = ?2 WHERE id = ?1";
-    execute(c, sql, params![job, limit])?;
+    execute(c, sql, params![job, limits.effective])?;
     Ok(())
 }
 
@@ -131,16 +145,20 @@ fn claim(
         "{LIMITS} JOIN nodes n ON n.id = ?2 WHERE j.id = ?1 AND j.status = 'queued'"
     ))?;
     let found = statement.query_row(params![id, node], limits).optional()?;
-    let Some((asked, limit)) = found else {
+    let Some(limits) = found else {
         return Ok(None);
     };
-    let asked = asked.map(|seconds| i64::try_from(seconds).unwrap_or(i64::MAX));
     let mut statement = c.prepare_cached(
         "UPDATE jobs SET status = 'running', attempt = last_attempt + 1, last_attempt = last_attempt + 1,
                 node_id = ?2, started_at = ?3, effective_timeout_seconds = ?4
-         WHERE id = ?1 AND status = 'queued' RETURNING *, ?5 AS timeout_seconds",
+         WHERE id = ?1 AND status = 'queued' RETURNING *, ?5 AS timeout_seconds, ?6 AS is_sandbox",
     )?;
-    let mut rows = statement.query(params![id, node, now, limit, asked])?;
+    let Limits {
+        asked,
+        effective,
+        is_sandbox,
+    } = limits;
+    let mut rows = statement.query(params![id, node, now, effective, asked, is_sandbox])?;
     let claimed = rows.next()?.map(running).transpose()?;
     drop(rows);
     if claimed.is_some() {
@@ -186,21 +204,6 @@ impl Store {
                 jobs.push(running(row)?);
             }
             Ok(jobs)
-        })
-        .await
-    }
-
-    /// Numbers of queued and running jobs, at one moment. The cost depends on the number of users and of running
-    /// jobs, not on the length of the queue.
-    pub async fn job_counts(&self) -> Result<JobCounts, StoreError> {
-        self.read(|c| {
-            let mut statement = c.prepare_cached(COUNTS)?;
-            Ok(statement.query_row([], |row| {
-                Ok(JobCounts {
-                    queued: row.get("queued")?,
-                    running: row.get("running")?,
-                })
-            })?)
         })
         .await
     }
@@ -346,32 +349,5 @@ impl Store {
             })
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn counts_read_no_job_rows() {
-        let home = tempfile::tempdir().unwrap();
-        let store = Store::open(&home.path().join("cynode.db")).unwrap();
-        let plan = store.read(|c| {
-            let mut statement = c.prepare(&format!("EXPLAIN QUERY PLAN {COUNTS}"))?;
-            let steps = statement.query_map([], |row| row.get::<_, String>("detail"))?;
-            Ok(steps.collect::<Result<Vec<_>, _>>()?.join("\n"))
-        });
-        let plan = plan.await.unwrap();
-        assert!(plan.contains("SCAN queue_depths"), "{plan}");
-        assert!(
-            plan.contains("jobs USING COVERING INDEX jobs_running"),
-            "{plan}"
-        );
-        let none = JobCounts {
-            queued: 0,
-            running: 0,
-        };
-        assert_eq!(store.job_counts().await.unwrap(), none);
     }
 }

@@ -10,7 +10,8 @@
 //! name, status, before            tasks_by_stem      (STEM, status, id)
 //! ```
 //!
-//! A list without a status seeks in each of the five statuses and merges what it finds by id.
+//! A list without a status seeks in each of the five statuses and merges what it finds by id. Sandboxes, which are rows of
+//! the same table, are in none of these indexes.
 
 use super::{
     Store, StoreError, TaskFilter, TaskPage,
@@ -128,7 +129,9 @@ fn equal(conditions: &Conditions<'_>) -> String {
 
 fn seek_sql(conditions: &Conditions<'_>) -> String {
     let equal = equal(conditions);
-    format!("SELECT id FROM tasks WHERE {equal} AND id < ? ORDER BY id DESC LIMIT ?")
+    format!(
+        "SELECT id FROM tasks WHERE {equal} AND id < ? AND sandbox IS NULL ORDER BY id DESC LIMIT ?"
+    )
 }
 
 fn exact_sql(conditions: &Conditions<'_>) -> String {

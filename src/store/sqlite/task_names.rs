@@ -1,7 +1,7 @@
 //! Names of tasks: the task that a word stands for, and the next free name.
 //!
 //! A name belongs to one task of a user. Each lookup uses an index, and takes few of them however many tasks
-//! have similar names.
+//! have similar names. Sandboxes are no tasks here: none has a name in this column.
 
 use super::{Store, StoreError, TaskMatch};
 use crate::api::{
@@ -17,8 +17,7 @@ const MIN_PREFIX: usize = 8;
 const ID_CHARS: usize = 36;
 
 const OWN_NAMED: &str = "SELECT id FROM tasks WHERE user_id = ?1 AND name = ?2 LIMIT 2";
-const OWN_PREFIX: &str =
-    "SELECT id FROM tasks WHERE user_id = ?1 AND status = ?2 AND id >= ?3 AND id < ?4 LIMIT 2";
+const OWN_PREFIX: &str = "SELECT id FROM tasks WHERE user_id = ?1 AND status = ?2 AND id >= ?3 AND id < ?4 AND sandbox IS NULL LIMIT 2";
 
 /// First free name of `base`, `base-2`, `base-3` … among the tasks of a user. Deleted tasks may leave gaps; then
 /// it is any free one.
@@ -67,7 +66,7 @@ impl Store {
         self.read(move |c| {
             let owner = (!is_admin).then_some(user);
             if let Ok(id) = word.parse::<TaskId>() {
-                let sql = "SELECT id FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2)";
+                let sql = "SELECT id FROM tasks WHERE id = ?1 AND (?2 IS NULL OR user_id = ?2) AND sandbox IS NULL";
                 let found = matches(c, sql, params![id, owner], TaskMatch::SeveralIds)?;
                 if found != TaskMatch::None {
                     return Ok(found);
@@ -111,14 +110,11 @@ fn by_id_prefix(
     prefix: &str,
     owner: Option<UserId>,
 ) -> Result<TaskMatch, StoreError> {
-    let is_of_ids = |b: u8| b.is_ascii_hexdigit() || b == b'-';
-    if !(MIN_PREFIX..ID_CHARS).contains(&prefix.len()) || !prefix.bytes().all(is_of_ids) {
+    let Some((prefix, end)) = id_prefix_range(prefix) else {
         return Ok(TaskMatch::None);
-    }
-    // No character of an id sorts after `f`.
-    let end = format!("{prefix}g");
+    };
     let Some(owner) = owner else {
-        let sql = "SELECT id FROM tasks WHERE id >= ?1 AND id < ?2 LIMIT 2";
+        let sql = "SELECT id FROM tasks WHERE id >= ?1 AND id < ?2 AND sandbox IS NULL LIMIT 2";
         return matches(c, sql, params![prefix, end], TaskMatch::SeveralIds);
     };
     // By status, like the index: tasks of other users from the same minute are not read.
@@ -135,8 +131,16 @@ fn by_id_prefix(
     Ok(found)
 }
 
+/// Bounds of the ids that begin like this; `None` for a text that can't stand for an id.
+pub(super) fn id_prefix_range(prefix: &str) -> Option<(&str, String)> {
+    let is_of_ids = |b: u8| b.is_ascii_hexdigit() || b == b'-';
+    let is_prefix = (MIN_PREFIX..ID_CHARS).contains(&prefix.len()) && prefix.bytes().all(is_of_ids);
+    // No character of an id sorts after `f`.
+    is_prefix.then(|| (prefix, format!("{prefix}g")))
+}
+
 /// Match of a query for at most two ids.
-fn matches(
+pub(super) fn matches(
     c: &Connection,
     sql: &str,
     params: impl rusqlite::Params,

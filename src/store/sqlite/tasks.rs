@@ -108,7 +108,7 @@ fn get(c: &Connection, id: TaskId, owner: Option<UserId>) -> Result<Option<Task>
 }
 
 /// Limit that a new task of this user and this size would exceed.
-fn exceeded_limit(
+pub(super) fn exceeded_limit(
     c: &Connection,
     owner: UserId,
     size: usize,
@@ -164,14 +164,14 @@ fn repeated(
         .transpose()
 }
 
-/// Rows of a new task, made before its write.
-struct NewTask {
-    id: TaskId,
+/// Rows of a new task or sandbox, made before its write.
+pub(super) struct NewTask {
+    pub(super) id: TaskId,
     job: JobId,
     owner: UserId,
     base_name: Option<String>,
-    document: String,
-    placement: Placement,
+    pub(super) document: String,
+    pub(super) placement: Placement,
     max_attempts: u32,
     rank: i32,
     contents: Vec<ContentHash>,
@@ -179,7 +179,7 @@ struct NewTask {
 }
 
 impl NewTask {
-    fn new(owner: UserId, spec: &TaskSpec, now: Time) -> Result<Self, StoreError> {
+    pub(super) fn new(owner: UserId, spec: &TaskSpec, now: Time) -> Result<Self, StoreError> {
         let contents = spec.sandbox.contents();
         Ok(Self {
             id: TaskId::new(),
@@ -204,11 +204,30 @@ impl NewTask {
         let base_name = self.base_name.as_deref();
         let name = base_name.map(|base| free_name(c, self.owner, base));
         let name = name.transpose()?;
+        self.insert_rows(c, name.as_deref(), None)?;
+        if let Some(IdempotencyKey { key, body_sha256 }) = key {
+            execute(
+                c,
+                "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![self.owner, key, body_sha256, self.id, self.now],
+            )?;
+        }
+        Ok(name)
+    }
+
+    /// Inserts the task and its job: a task of this name, or a sandbox with this document.
+    pub(super) fn insert_rows(
+        &self,
+        c: &Connection,
+        name: Option<&str>,
+        sandbox: Option<&str>,
+    ) -> Result<(), StoreError> {
         execute(
             c,
-            "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at)
-             VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5)",
-            params![self.id, self.owner, name, self.document, self.now],
+            "INSERT INTO tasks (id, user_id, status, name, spec, created_at, updated_at, sandbox)
+             VALUES (?1, ?2, 'queued', ?3, ?4, ?5, ?5, ?6)",
+            params![self.id, self.owner, name, self.document, self.now, sandbox],
         )?;
         execute(
             c,
@@ -224,16 +243,7 @@ impl NewTask {
                 self.rank
             ],
         )?;
-        artifacts::add_references(c, self.id, &self.contents)?;
-        if let Some(IdempotencyKey { key, body_sha256 }) = key {
-            execute(
-                c,
-                "INSERT OR REPLACE INTO idempotency_keys (user_id, key, body_sha256, task_id, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![self.owner, key, body_sha256, self.id, self.now],
-            )?;
-        }
-        Ok(name)
+        artifacts::add_references(c, self.id, &self.contents)
     }
 }
 

@@ -36,6 +36,8 @@ pub struct RunningJob {
     pub timeout_seconds: Option<u64>,
     /// Time limit in force at the node, in seconds; unknown for an attempt that is only offered.
     pub effective_timeout_seconds: Option<u64>,
+    /// Whether the job is a sandbox that stays. Its own lifetime limits it, and no other node can take it.
+    pub is_sandbox: bool,
 }
 
 impl RunningJob {
@@ -85,6 +87,8 @@ pub struct JobCounts {
     pub queued: u32,
     /// Jobs on nodes.
     pub running: u32,
+    /// Sandboxes that stay, whose jobs are among both.
+    pub sandboxes: u32,
 }
 
 /// Result of a request to cancel a task.

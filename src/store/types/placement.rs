@@ -226,6 +226,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (pull, features::PULL_POLICY),
         (sandbox.prompt.is_some(), features::PROMPTS),
         (sandbox.use_inference == Some(true), features::INFERENCE),
+        (sandbox.session.is_some(), features::SESSIONS),
     ]
     .into_iter()
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))

@@ -23,6 +23,7 @@ pub(in crate::orchestrator) fn job() -> RunningJob {
         effective_timeout_seconds: None,
         placement: crate::store::Placement::default(),
         timeout_seconds: None,
+        is_sandbox: false,
     }
 }
 

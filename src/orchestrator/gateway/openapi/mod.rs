@@ -11,7 +11,11 @@ mod models;
 mod node_models;
 mod operation;
 mod operations;
+mod paths;
+mod sandbox_calls;
+mod sandboxes;
 mod schemas;
+mod service;
 
 use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;

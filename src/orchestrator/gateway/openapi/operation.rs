@@ -2,7 +2,9 @@
 //! parameters.
 
 use super::{
-    name, reason,
+    name,
+    paths::{path_parameters, tag},
+    reason,
     schemas::{SchemaFn, Schemas, schema_of},
 };
 use crate::api::{api_keys::Scope, warning::Warning};
@@ -22,6 +24,7 @@ struct Parameter {
     name: &'static str,
     description: &'static str,
     schema: SchemaFn,
+    is_required: bool,
 }
 
 struct Media {
@@ -36,6 +39,7 @@ pub(super) struct Operation {
     pub(super) path: &'static str,
     id: &'static str,
     summary: &'static str,
+    description: Option<&'static str>,
     access: Access,
     parameters: Vec<Parameter>,
     /// Schema of the body, and whether a body is required.
@@ -43,7 +47,7 @@ pub(super) struct Operation {
     /// Whether the body is bytes of any kind.
     has_octets: bool,
     /// Further statuses that are no problem.
-    others: Vec<(u16, &'static str)>,
+    others: Vec<(u16, &'static str, Option<SchemaFn>)>,
     status: u16,
     answers: Vec<Media>,
     has_location: bool,
@@ -64,6 +68,7 @@ pub(super) fn operation(
         path,
         id,
         summary,
+        description: None,
         access: Access::User,
         parameters: Vec::new(),
         body: None,
@@ -90,6 +95,12 @@ impl Operation {
         self
     }
 
+    /// Has a description that is longer than its summary.
+    pub(super) fn described(mut self, description: &'static str) -> Self {
+        self.description = Some(description);
+        self
+    }
+
     /// Accepts an optional query parameter.
     pub(super) fn query(
         self,
@@ -98,6 +109,20 @@ impl Operation {
         schema: SchemaFn,
     ) -> Self {
         self.parameter("query", name, description, schema)
+    }
+
+    /// Requires a query parameter.
+    pub(super) fn required_query(
+        self,
+        name: &'static str,
+        description: &'static str,
+        schema: SchemaFn,
+    ) -> Self {
+        let mut operation = self.query(name, description, schema);
+        if let Some(parameter) = operation.parameters.last_mut() {
+            parameter.is_required = true;
+        }
+        operation
     }
 
     /// Accepts an optional header.
@@ -122,6 +147,7 @@ impl Operation {
             name,
             description,
             schema,
+            is_required: false,
         });
         self
     }
@@ -158,7 +184,24 @@ impl Operation {
 
     /// May also answer with this status, which is no problem.
     pub(super) fn also(mut self, status: u16, description: &'static str) -> Self {
-        self.others.push((status, description));
+        self.others.push((status, description, None));
+        self
+    }
+
+    /// May also answer with this status and JSON.
+    pub(super) fn also_returns<T: JsonSchema>(
+        mut self,
+        status: u16,
+        description: &'static str,
+    ) -> Self {
+        self.others
+            .push((status, description, Some(schema_of::<T>)));
+        self
+    }
+
+    /// Changes the protocol of the connection.
+    pub(super) fn switches_protocol(mut self) -> Self {
+        self.status = 101;
         self
     }
 
@@ -207,12 +250,16 @@ impl Operation {
     pub(super) fn document(&self, schemas: &mut Schemas) -> Value {
         let mut parameters: Vec<Value> = path_parameters(self.path).collect();
         parameters.extend(self.parameters.iter().map(|parameter| {
-            json!({
+            let mut document = json!({
                 "in": parameter.place,
                 "name": parameter.name,
                 "description": parameter.description,
                 "schema": schemas.request(parameter.schema),
-            })
+            });
+            if parameter.is_required {
+                document["required"] = true.into();
+            }
+            document
         }));
         let mut document = json!({
             "operationId": self.id,
@@ -221,6 +268,9 @@ impl Operation {
             "security": self.security(),
             "responses": self.responses(schemas),
         });
+        if let Some(description) = self.description {
+            document["description"] = description.into();
+        }
         if !parameters.is_empty() {
             document["parameters"] = parameters.into();
         }
@@ -253,6 +303,7 @@ impl Operation {
             _ if self.access == Access::Admin => Some(&[Scope::All]),
             "usage" => Some(&[Scope::All]),
             "nodes" => Some(&[]),
+            "sandboxes" => Some(&[Scope::Sandboxes, Scope::All]),
             "tasks" | "artifacts" => Some(&[Scope::Tasks, Scope::All]),
             _ => Some(&[Scope::Inference, Scope::All]),
         }
@@ -291,8 +342,13 @@ impl Operation {
             success["content"][answer.kind] = json!({"schema": schema});
         }
         responses.insert(self.status.to_string(), success);
-        for (status, description) in &self.others {
-            responses.insert(status.to_string(), json!({"description": description}));
+        for (status, description, schema) in &self.others {
+            let mut other = json!({"description": description});
+            if let Some(schema) = schema {
+                let schema = schemas.answer(*schema);
+                other["content"]["application/json"] = json!({"schema": schema});
+            }
+            responses.insert(status.to_string(), other);
         }
         responses
     }
@@ -309,8 +365,11 @@ impl Operation {
         if self.path.contains('{') {
             statuses.push(404);
         }
-        // A name, or the beginning of an id, may match several tasks.
-        if self.path.starts_with("/v1/tasks/{id}") {
+        // A name, or the beginning of an id, may match several.
+        if ["/v1/tasks/{id}", "/v1/sandboxes/{id}"]
+            .iter()
+            .any(|start| self.path.starts_with(start))
+        {
             statuses.push(409);
         }
         if !self.parameters.is_empty() {
@@ -321,36 +380,4 @@ impl Operation {
         }
         statuses
     }
-}
-
-/// Resource, by which generated clients group their methods.
-fn tag(path: &str) -> &str {
-    match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["", "v1", resource, ..] => resource,
-        ["", "api", ..] => "ollama",
-        _ => "service",
-    }
-}
-
-/// Parameters in a path: a slug or an id.
-fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
-    let names = path
-        .split('/')
-        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    names.map(move |name| {
-        let name = name.trim_start_matches('*');
-        let mut parameter = json!({"in": "path", "name": name, "required": true});
-        parameter["schema"] = match name {
-            "slug" => json!({"type": "string", "pattern": crate::api::nodes::SLUG_PATTERN}),
-            _ if tag(path) == "tasks" => {
-                parameter["description"] =
-                    "Id of the task, its name, or the first 8 or more characters of its id.".into();
-                json!({"type": "string", "minLength": 1})
-            }
-            "model" => json!({"type": "string", "minLength": 1, "maxLength": crate::api::nodes::MAX_MODEL_NAME_BYTES}),
-            _ if tag(path) == "models" => json!({"type": "string"}),
-            _ => json!({"type": "string", "format": "uuid"}),
-        };
-        parameter
-    })
 }

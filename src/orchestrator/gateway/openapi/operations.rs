@@ -8,7 +8,9 @@ use super::{
     },
     api_keys, artifacts, models, node_models,
     operation::{Operation, operation},
+    sandbox_calls, sandboxes,
     schemas::{any_text, schema_of},
+    service,
 };
 use crate::api::{
     audit::{AuditAction, AuditLog},
@@ -67,10 +69,12 @@ pub(super) fn all() -> Vec<Operation> {
         api_keys::all(),
         tasks(),
         artifacts::all(),
+        sandboxes::all(),
+        sandbox_calls::all(),
         models::all(),
         nodes(),
         node_models::all(),
-        service(),
+        service::all(),
     ]
     .into_iter()
     .flatten()
@@ -363,37 +367,6 @@ fn nodes() -> Vec<Operation> {
         .body::<PushImage>()
         .returns::<PushedImages>()
         .fails_with(409)
-        .fails_with(503),
-    ]
-}
-
-fn service() -> Vec<Operation> {
-    vec![
-        get("/openapi.json", "openapi", "Show this document")
-            .public()
-            .returns_media(
-                "application/json",
-                "An OpenAPI 3.1 document.",
-                |_| json_schema!({"type": "object"}),
-            ),
-        get(
-            "/metrics",
-            "metrics",
-            "Show metrics in the Prometheus text format",
-        )
-        .public()
-        .returns_media("text/plain", "Prometheus text format 0.0.4.", any_text)
-        .fails_with(503),
-        get("/healthz", "healthz", "Check that the process answers")
-            .public()
-            .returns_media("text/plain", "`ok`", any_text),
-        get(
-            "/readyz",
-            "readyz",
-            "Check that tasks can run; a problem says why not",
-        )
-        .public()
-        .returns_media("text/plain", "`ready`", any_text)
         .fails_with(503),
     ]
 }

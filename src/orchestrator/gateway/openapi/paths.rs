@@ -1,0 +1,43 @@
+//! Paths of operations: the resource that they are about, and their parameters.
+
+use crate::api::nodes::{MAX_MODEL_NAME_BYTES, SLUG_PATTERN};
+use serde_json::{Value, json};
+
+/// Resource, by which generated clients group their methods.
+pub(super) fn tag(path: &str) -> &str {
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["", "v1", resource, ..] => resource,
+        ["", "api", ..] => "ollama",
+        _ => "service",
+    }
+}
+
+/// Parameters in a path: a slug or an id.
+pub(super) fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
+    let names = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    names.map(move |name| {
+        let name = name.trim_start_matches('*');
+        let mut parameter = json!({"in": "path", "name": name, "required": true});
+        parameter["schema"] = match name {
+            "slug" => json!({"type": "string", "pattern": SLUG_PATTERN}),
+            "exec" => json!({"type": "string", "format": "uuid"}),
+            _ if tag(path) == "sandboxes" => {
+                parameter["description"] =
+                    "Id of the sandbox, its name, or the first 8 or more characters of its id."
+                        .into();
+                json!({"type": "string", "minLength": 1})
+            }
+            _ if tag(path) == "tasks" => {
+                parameter["description"] =
+                    "Id of the task, its name, or the first 8 or more characters of its id.".into();
+                json!({"type": "string", "minLength": 1})
+            }
+            "model" => json!({"type": "string", "minLength": 1, "maxLength": MAX_MODEL_NAME_BYTES}),
+            _ if tag(path) == "models" => json!({"type": "string"}),
+            _ => json!({"type": "string", "format": "uuid"}),
+        };
+        parameter
+    })
+}
