@@ -53,7 +53,7 @@ impl Default for Metrics {
         let sandboxes = base.status_counter(
             "cynode_sandboxes_total",
             "Sandboxes created and ended since this process started.",
-            [CREATED_LABEL, ENDED_LABEL].into_iter(),
+            [CREATED_LABEL, ENDED_LABEL],
         );
         let dispatch = HistogramOpts::new(
             "cynode_dispatch_latency_seconds",

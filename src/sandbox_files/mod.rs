@@ -50,7 +50,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io::{self, Read as _, stdin},
     os::{fd::AsFd as _, unix::net::UnixStream},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// Argument by which the binary knows that it is the file server of a sandbox.

@@ -91,7 +91,7 @@ fn descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
         let mut part = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = part.as_ref() {
             if message.cmsg_level == libc::SOL_SOCKET && message.cmsg_type == libc::SCM_RIGHTS {
-                let bytes = message.cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let bytes = message.cmsg_len - libc::CMSG_LEN(0) as usize;
                 let data = libc::CMSG_DATA(part).cast::<RawFd>();
                 for n in 0..bytes / size_of::<RawFd>() {
                     found.push(OwnedFd::from_raw_fd(data.add(n).read_unaligned()));

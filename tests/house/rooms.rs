@@ -34,7 +34,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("identity", &["api", "store"]),
     ("archive", &[]),
     ("sandbox_init", &[]),
-    ("sandbox_files", &["api", "archive", "engine", "sandbox_init"]),
+    (
+        "sandbox_files",
+        &["api", "archive", "engine", "sandbox_init"],
+    ),
     ("spool", &["api"]),
     ("contents", &["api"]),
     ("inference", &["api", "http"]),
