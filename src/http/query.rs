@@ -11,7 +11,12 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// First value of `name` in a query string, decoded; empty where the name stands without one.
 pub fn query_value(query: &str, name: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
+    query_values(query, name).next()
+}
+
+/// Every value of `name` in a query string, in the same form.
+pub(super) fn query_values(query: &str, name: &str) -> impl Iterator<Item = String> {
+    query.split('&').filter_map(move |pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         (key == name).then(|| decode_form(value))
     })

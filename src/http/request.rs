@@ -8,7 +8,7 @@ use super::{
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
     json_body::{check_structure, parse},
-    query::{decode, query_value},
+    query::{decode, query_value, query_values},
     warnings::Warnings,
 };
 use crate::{
@@ -213,6 +213,13 @@ impl Request {
     pub fn mark_parameters_known(&self) {
         let query = self.parts.uri.query().unwrap_or_default();
         self.warnings.mark_parameters_known(query);
+    }
+
+    /// Values of a query parameter `name` that may be repeated, decoded.
+    pub fn query_all(&self, name: &str) -> Vec<String> {
+        self.warnings.mark_parameter_known(name);
+        let query = self.parts.uri.query().unwrap_or_default();
+        query_values(query, name).collect()
     }
 
     /// Query parameter `name` as a `T`. Fails with 400; `expected` completes "must be …" in its text.
