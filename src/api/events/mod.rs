@@ -6,12 +6,14 @@
 //! of the last event that it replaces. Text and bytes of the same output have the same numbers; see [`LogRecord`].
 
 mod frames;
+mod json_text;
 mod log;
 mod record;
 mod selection;
 mod utf8_decoder;
 
 pub use frames::{FrameDecoder, InvalidLog, LOG_MEDIA_TYPE, write_end, write_record, write_start};
+pub use json_text::JsonText;
 pub use log::{MAX_SEQ, Outline, OutputLog, omission_line};
 pub use record::{
     LogRecord, OutputChunk, RECORD_OUTPUT_BYTES, RecordContent, incomplete_tail, prefix_with_text,

@@ -9,12 +9,11 @@ use crate::{
         TaskId,
         error::ApiError,
         events::{
-            JobEvent, LogPart, LogRecord, OutputData, OutputEncoding, Stream, StreamFilter,
-            omission_line,
+            JobEvent, JsonText, LogPart, LogRecord, OutputData, OutputEncoding, Stream,
+            StreamFilter, omission_line,
         },
         jobs::Truncated,
         tasks::LogCursor,
-        time::Time,
         warning::Warning,
     },
     errors,
@@ -151,7 +150,7 @@ impl Document {
                 return Ok(());
             }
         };
-        let mut field = Field::new(&self.query);
+        let mut field = JsonText::new(self.query.encoding, self.query.timestamps);
         loop {
             let events = match timeout(COLLECT_TIMEOUT, source.read(self.query.encoding)).await {
                 Ok(Ok(events)) if events.is_empty() => break,
@@ -170,7 +169,7 @@ impl Document {
         to.send(field.finish().into()).await
     }
 
-    fn render(&mut self, wanted: Stream, event: JobEvent, field: &mut Field) -> Option<String> {
+    fn render(&mut self, wanted: Stream, event: JobEvent, field: &mut JsonText) -> Option<String> {
         let (stream, data, time) = match event {
             JobEvent::Stdout { data, time, .. } => (Stream::Stdout, data, time),
             JobEvent::Stderr { data, time, .. } => (Stream::Stderr, data, time),
@@ -300,63 +299,5 @@ impl Source {
                 }
             },
         }
-    }
-}
-
-/// Content of a JSON string, in pieces.
-struct Field {
-    encoding: OutputEncoding,
-    timestamps: bool,
-    is_line_start: bool,
-    /// Bytes that don't fill a group of base64 yet.
-    rest: Vec<u8>,
-}
-
-impl Field {
-    fn new(query: &LogQuery) -> Self {
-        Self {
-            encoding: query.encoding,
-            timestamps: query.timestamps,
-            is_line_start: true,
-            rest: Vec::new(),
-        }
-    }
-
-    /// Next piece of the content; `None` where it is too short to be one.
-    fn write(&mut self, bytes: Vec<u8>, time: Option<Time>) -> Option<String> {
-        let bytes = match time.filter(|_| self.timestamps) {
-            Some(time) => self.prefix_lines(&bytes, time),
-            None => bytes,
-        };
-        match self.encoding {
-            OutputEncoding::Text => {
-                let json = serde_json::to_string(&String::from_utf8_lossy(&bytes)).ok()?;
-                Some(json[1..json.len() - 1].to_owned())
-            }
-            OutputEncoding::Base64 => {
-                self.rest.extend(bytes);
-                let whole = self.rest.len() - self.rest.len() % 3;
-                let text = STANDARD.encode(&self.rest[..whole]);
-                self.rest.drain(..whole);
-                Some(text)
-            }
-        }
-        .filter(|text| !text.is_empty())
-    }
-
-    fn prefix_lines(&mut self, bytes: &[u8], time: Time) -> Vec<u8> {
-        let mut prefixed = Vec::with_capacity(2 * bytes.len());
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.is_line_start {
-                prefixed.extend(format!("{time} ").into_bytes());
-            }
-            prefixed.extend_from_slice(line);
-            self.is_line_start = line.ends_with(b"\n");
-        }
-        prefixed
-    }
-
-    fn finish(self) -> String {
-        STANDARD.encode(self.rest)
     }
 }
