@@ -46,6 +46,11 @@ impl ExecSpool {
         }
     }
 
+    /// Directory of the exec, which has its log.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Ids of the execs of a job, in no order.
     pub fn list(job: &Path) -> io::Result<Vec<ExecId>> {
         let entries = match fs::read_dir(job.join(DIRECTORY)) {

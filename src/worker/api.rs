@@ -13,7 +13,9 @@ use super::{
     inference::{self, ModelServer},
     job::{self, JobStart},
     ledger::{Admission, Job, Ledger, Requester, Reservation},
-    models, stdin,
+    models,
+    sessions::{self, Terminals},
+    stdin,
 };
 use crate::{
     api::{
@@ -57,6 +59,8 @@ pub(super) struct Api {
     /// Jobs that run or are being accepted.
     pub(super) job_tasks: BackgroundTasks,
     pub(super) model_server: ModelServer,
+    /// Terminals of execs.
+    pub(super) terminals: Terminals,
     /// Processes that call as orchestrators.
     instances: Instances<OrchestratorId>,
     /// Set at shutdown: new jobs are refused.
@@ -65,7 +69,7 @@ pub(super) struct Api {
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
     let requests = api.ctx.metrics.requests();
-    Router::new()
+    sessions::routes(Router::new())
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
         .route(Method::GET, "/v1/worker/jobs/{id}", get)
@@ -117,6 +121,7 @@ impl Api {
             job_tasks: BackgroundTasks::default(),
             model_server: ctx.model_server.clone(),
             ctx,
+            terminals: Terminals::default(),
             instances: Instances::default(),
             is_closing: AtomicBool::new(false),
         }
@@ -125,6 +130,7 @@ impl Api {
     /// Refuses new jobs from now on.
     pub(super) fn close(&self) {
         self.is_closing.store(true, Ordering::SeqCst);
+        self.terminals.close();
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -266,6 +272,24 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     let query = event_query(&request)?;
     request.limit_body(api.ctx.access.borrow().policy.max_request_bytes);
     let wanted: RunJob = request.payload().await?;
+    let job = admit(&api, owner, wanted).await?;
+    if wants_stream(&request) {
+        return stream(job, query);
+    }
+    // Frees its memory: the job may run for hours.
+    drop(request);
+    match job.wait_result().await {
+        Some(last) => response::ok(&last.result),
+        None => Err(unreadable_result().into()),
+    }
+}
+
+/// Admits a job, which is started where it is new.
+pub(super) async fn admit(
+    api: &Arc<Api>,
+    owner: Option<OrchestratorId>,
+    wanted: RunJob,
+) -> Result<Arc<Job>, ApiError> {
     let image = wanted.check()?;
     api.ctx.models.check(&wanted.sandbox)?;
     if api.is_closing() {
@@ -282,16 +306,7 @@ async fn run(api: Arc<Api>, mut request: Request) -> Reply {
     {
         return Err(full.into());
     }
-    let job = api.find_or_accept(owner, wanted, &image).await?;
-    if wants_stream(&request) {
-        return stream(job, query);
-    }
-    // Frees its memory: the job may run for hours.
-    drop(request);
-    match job.wait_result().await {
-        Some(last) => response::ok(&last.result),
-        None => Err(unreadable_result().into()),
-    }
+    Ok(api.find_or_accept(owner, wanted, &image).await?)
 }
 
 async fn get(api: Arc<Api>, request: Request) -> Reply {
@@ -358,11 +373,11 @@ async fn forget(api: Arc<Api>, request: Request) -> Reply {
 }
 
 /// Attempt that a call is about; `None` for the current one.
-fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
+pub(super) fn attempt(request: &Request) -> Result<Option<u32>, Problem> {
     request.query_as("attempt", "the number of an attempt")
 }
 
-fn wants_stream(request: &Request) -> bool {
+pub(super) fn wants_stream(request: &Request) -> bool {
     request.accepts("application/x-ndjson")
 }
 

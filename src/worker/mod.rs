@@ -58,6 +58,7 @@ mod reconnect;
 mod recovery;
 mod sandbox_inference;
 mod session;
+mod sessions;
 mod settings;
 mod slots;
 mod stdin;

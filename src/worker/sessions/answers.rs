@@ -1,0 +1,85 @@
+//! Problems of calls about a sandbox: that it has ended, and what its shim refuses.
+
+use super::{protocol::SessionReply, socket};
+use crate::{
+    api::{
+        jobs::{JobErrorKind, JobResult, Outcome},
+        problem::{Problem, ProblemKind},
+        sandboxes::{EndReason, exec::MAX_RUNNING_EXECS},
+    },
+    worker::ledger::Job,
+};
+use std::{sync::Arc, time::Duration};
+
+/// Time in which a job gets its result whose shim is gone.
+const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Seconds after which an exec may be started again that was one too many.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// 410 of a sandbox that has ended, with the reason.
+pub(super) async fn ended(job: &Arc<Job>) -> Problem {
+    let result = job.read_result().await;
+    let reason = result.map_or(EndReason::Failed, |last| end_reason(&last.result));
+    gone(reason)
+}
+
+/// Same for a sandbox that ends now; `None` where it goes on.
+pub(super) async fn ended_soon(job: &Arc<Job>) -> Option<Problem> {
+    let mut changes = job.subscribe();
+    let has_ended = async { while !job.has_ended() && changes.changed().await.is_ok() {} };
+    let in_time = tokio::time::timeout(RESULT_TIMEOUT, has_ended).await;
+    match in_time {
+        Ok(()) => Some(ended(job).await),
+        Err(_) => None,
+    }
+}
+
+fn gone(reason: EndReason) -> Problem {
+    let detail = format!(
+        "the sandbox has ended: {}; create a new one",
+        reason.as_str()
+    );
+    Problem::new(ProblemKind::Gone, detail)
+}
+
+/// Reason for which a sandbox ended, from the result of its job.
+fn end_reason(result: &JobResult) -> EndReason {
+    let named = result
+        .reason
+        .as_deref()
+        .and_then(|reason| reason.parse().ok());
+    let error = result.error.as_ref().map(|error| error.kind);
+    match (named, result.status, error) {
+        (Some(reason), ..) => reason,
+        (None, Outcome::Canceled, _) => EndReason::Deleted,
+        (None, _, Some(JobErrorKind::OutOfMemory)) => EndReason::Oom,
+        (None, _, Some(JobErrorKind::Lost)) => EndReason::NodeLost,
+        _ if result.oom_killed => EndReason::Oom,
+        _ => EndReason::Failed,
+    }
+}
+
+/// Problem for an answer of the shim that is no success.
+pub(super) fn refused(reply: SessionReply) -> Problem {
+    let conflict = |detail: &str| Problem::new(ProblemKind::Conflict, detail);
+    match reply {
+        SessionReply::NoSuchExec => Problem::not_found("exec"),
+        SessionReply::ExecEnded => conflict(
+            "the exec has ended; GET …/execs/{exec_id} shows how, and its log what it printed",
+        ),
+        SessionReply::StdinClosed { .. } => conflict(
+            "the exec takes no stdin: it has closed it, or was started without interactive: true",
+        ),
+        SessionReply::TooManyExecs => {
+            let detail = format!(
+                "{MAX_RUNNING_EXECS} execs run in this sandbox; start this one when some of them have ended"
+            );
+            Problem::new(ProblemKind::TooManyRequests, detail).retry_after(RETRY_AFTER_SECONDS)
+        }
+        SessionReply::NotASession => conflict(
+            "this sandbox runs a task and ends with it; only one made with POST /v1/sandboxes has a lifetime",
+        ),
+        _ => socket::silent(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Output of execs: as server-sent events, or as one JSON document, in the form of the logs of tasks.
+
+mod document;
+
+use super::{
+    exec::exec_id,
+    execs::{self, ExecFollower},
+    session_long,
+};
+use crate::{
+    api::{
+        events::{JobEvent, LogPart, LogRecord, OutputData, OutputEncoding},
+        problem::{Problem, ProblemKind},
+        sandboxes::exec::Exec,
+        tasks::{LogCursor, Since},
+        time::Time,
+    },
+    http::{
+        request::Request,
+        response::{self, Reply, Response},
+    },
+    worker::{api::Api, event_stream::EventQuery, ledger::Job, log_part::PartReader},
+};
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+use std::{io, sync::Arc, time::Duration};
+use tokio::time::timeout;
+
+/// Comment that keeps an idle connection alive.
+const KEEP_ALIVE: &[u8] = b": still here\n\n";
+/// Time without an event after which it is sent. Proxies cut connections that are silent for longer.
+const IDLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Output that a reader wants.
+#[derive(Clone, Copy)]
+pub(super) struct ExecLogQuery {
+    events: EventQuery,
+    /// Whether each line of a document begins with its time.
+    timestamps: bool,
+}
+
+impl ExecLogQuery {
+    /// Same query of a reader that waits for events to come.
+    pub(super) fn followed(mut self) -> Self {
+        self.events.follow = true;
+        self
+    }
+}
+
+pub(super) async fn get(api: Arc<Api>, request: Request) -> Reply {
+    let job = session_long(&api, &request).await?;
+    answer(job, &request).await
+}
+
+pub(super) async fn answer(job: Arc<Job>, request: &Request) -> Reply {
+    let mut query = query(request, job.accepted.attempt)?;
+    let follow: Option<bool> = request.query_as("follow", "true or false")?;
+    let exec = execs::find(&job, exec_id(request)?).await?;
+    if follow.unwrap_or(false) || request.accepts("text/event-stream") {
+        // A reader of output can come back.
+        request.mark_preemptible();
+        query.events.follow = follow.unwrap_or(true);
+        return Ok(events(job, exec, query));
+    }
+    let document = document::open(job, exec, query);
+    Ok(response::stream("application/json", document))
+}
+
+/// Output that a request asks for.
+pub(super) fn query(request: &Request, attempt: u32) -> Result<ExecLogQuery, Problem> {
+    let since =
+        request.query_as::<Since>("since", "a time in RFC 3339, or a duration such as 10m")?;
+    let tail = request.query_as("tail", "a number of lines up to 100000")?;
+    let timestamps = request.query_as("timestamps", "true or false")?;
+    Ok(ExecLogQuery {
+        events: EventQuery {
+            after: last_event_id(request, attempt)?,
+            output: true,
+            follow: false,
+            encoding: request
+                .query_as("encoding", "text or base64")?
+                .unwrap_or_default(),
+            part: LogPart {
+                streams: request
+                    .query_as("stream", "all, stdout or stderr")?
+                    .unwrap_or_default(),
+                since: since.map(|since| since.at(Time::now())),
+                tail,
+            },
+        },
+        timestamps: timestamps.unwrap_or(false),
+    })
+}
+
+/// Number of the last event that a reader has; 0 for one that begins.
+fn last_event_id(request: &Request, attempt: u32) -> Result<u64, Problem> {
+    let Some(id) = request.headers().get("last-event-id") else {
+        return Ok(0);
+    };
+    let Ok(id) = id.to_str() else {
+        return Err(unknown_event_id());
+    };
+    if id.is_empty() {
+        return Ok(0);
+    }
+    let cursor: LogCursor = id.parse().map_err(|()| unknown_event_id())?;
+    // The execs of another attempt are gone, so this is one of the same id that began again.
+    Ok(if cursor.attempt == attempt {
+        cursor.seq
+    } else {
+        0
+    })
+}
+
+fn unknown_event_id() -> Problem {
+    Problem::new(
+        ProblemKind::InvalidRequest,
+        "header Last-Event-ID: expected the id of an earlier event, or nothing",
+    )
+}
+
+/// Events of an exec: `started`, its output, `warning` before the end of the sandbox, and, once it has ended, `exit`.
+pub(super) fn events(job: Arc<Job>, exec: Exec, query: ExecLogQuery) -> Response {
+    let follower = ExecFollower::new(job, exec);
+    let reader = PartReader::new(follower.spool().path().to_owned(), query.events);
+    let stream = EventStream {
+        follower,
+        reader: Some(reader),
+        query: query.events,
+        last_seq: query.events.after,
+        has_started: query.events.after > 0,
+    };
+    let chunks = futures_util::stream::unfold(Some(stream), async |stream| stream?.next().await);
+    response::stream("text/event-stream", chunks)
+}
+
+struct EventStream {
+    follower: ExecFollower,
+    /// Reader of the log; `None` after an error.
+    reader: Option<PartReader>,
+    query: EventQuery,
+    last_seq: u64,
+    /// Whether the reader knows of the start.
+    has_started: bool,
+}
+
+impl EventStream {
+    /// The next events, and the stream behind them; no stream behind the last, and nothing after an error.
+    async fn next(mut self) -> Option<(Bytes, Option<Self>)> {
+        if !self.has_started {
+            self.has_started = true;
+            let started = self.event("started", self.follower.exec());
+            return Some((started, Some(self)));
+        }
+        loop {
+            let (records, end) = match self.read().await {
+                Ok(read) => read,
+                Err(error) => {
+                    let exec = self.follower.exec().exec_id;
+                    tracing::error!(%exec, %error, "log of an exec unreadable");
+                    return None;
+                }
+            };
+            if !records.is_empty() {
+                let events = self.render(records);
+                if !events.is_empty() {
+                    return Some((events, Some(self)));
+                }
+                continue;
+            }
+            if let Some(end) = end {
+                return Some((self.event("exit", &end), None));
+            }
+            if !self.query.follow {
+                return None;
+            }
+            if timeout(IDLE_INTERVAL, self.follower.changed())
+                .await
+                .is_err()
+            {
+                return Some((Bytes::from_static(KEEP_ALIVE), Some(self)));
+            }
+        }
+    }
+
+    /// The next records of the part that is asked for, none once all were read; and the end of the exec.
+    async fn read(&mut self) -> io::Result<(Vec<LogRecord>, Option<Exec>)> {
+        let mut reader = self.reader.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let read = self.follower.look(move |_, _| {
+            let mut records = Vec::new();
+            while records.is_empty() {
+                let Some(read) = reader.read()? else { break };
+                records = read;
+            }
+            Ok((reader, records))
+        });
+        let ((reader, records), end) = read.await?;
+        self.reader = Some(reader);
+        Ok((records, end))
+    }
+
+    fn render(&mut self, records: Vec<LogRecord>) -> Bytes {
+        let mut rendered = Vec::new();
+        for record in records {
+            self.last_seq = record.seq;
+            let event = record.into_event(self.follower.attempt(), self.query.encoding);
+            let bytes = match event {
+                Some(JobEvent::Stdout { data, time, .. }) => {
+                    self.event("stdout", &OutputFields { data, time })
+                }
+                Some(JobEvent::Stderr { data, time, .. }) => {
+                    self.event("stderr", &OutputFields { data, time })
+                }
+                Some(JobEvent::Gap { stream, bytes, .. }) => {
+                    self.event("gap", &json!({ "stream": stream, "bytes": bytes }))
+                }
+                Some(JobEvent::Status { detail, .. }) => {
+                    self.event("warning", &json!({ "detail": detail }))
+                }
+                _ => continue,
+            };
+            rendered.extend_from_slice(&bytes);
+        }
+        rendered.into()
+    }
+
+    fn event(&self, name: &str, data: &impl Serialize) -> Bytes {
+        let cursor = LogCursor {
+            attempt: self.follower.attempt(),
+            seq: self.last_seq,
+        };
+        response::sse_event(&cursor.to_string(), name, data)
+    }
+}
+
+/// Data of an event of output.
+#[derive(Serialize)]
+struct OutputFields {
+    #[serde(flatten)]
+    data: OutputData,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Time>,
+}
+
+/// Suffix of the fields of a document in an encoding.
+fn field_suffix(encoding: OutputEncoding) -> &'static str {
+    match encoding {
+        OutputEncoding::Text => "",
+        OutputEncoding::Base64 => "_base64",
+    }
+}

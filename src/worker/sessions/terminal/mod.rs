@@ -1,0 +1,225 @@
+//! Terminals over a WebSocket (RFC 6455): `GET …/terminal`.
+//!
+//! ```text
+//! binary, both ways   bytes of the terminal
+//! text, client        {"resize":{"cols":80,"rows":24}}, {"detach":true}
+//! text, server        {"exec_id":"…"} first, {"warning":"…"}, {"exit_code":0} last
+//! ```
+//!
+//! A connection starts an exec with a terminal, or attaches to the one whose `exec_id` it names. Each connection reads the
+//! exec's log at its own pace, so one that stalls holds up neither the exec nor another connection.
+//!
+//! A terminal that is closed hangs up: the exec gets HUP, unless the client has detached, or another terminal is attached.
+//! A connection that breaks off hangs up a little later, so that its client can come back; one that ends with this process
+//! does not.
+
+mod bridge;
+mod handshake;
+mod input;
+mod output;
+
+use super::{
+    exec::ensure_started,
+    protocol::{ExecCall, SessionRequest},
+    session_long, signals, socket,
+};
+use crate::{
+    api::{
+        ExecId, JobId, jobs,
+        problem::Problem,
+        sandboxes::exec::{StartExec, TerminalSize},
+    },
+    background,
+    http::{request::Request, response::Reply, upgrade},
+    worker::{api::Api, ledger::Job},
+};
+use http::{HeaderValue, header};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::runtime::Handle;
+
+/// Time in which the client of a connection that broke off can attach again before its exec gets HUP.
+const LOST_GRACE: Duration = Duration::from_secs(30);
+/// Login shell: the first of these two that is there.
+const LOGIN_SHELL: [&str; 3] = [
+    "/bin/sh",
+    "-c",
+    "[ -x /bin/bash ] && exec /bin/bash -l; exec /bin/sh -l",
+];
+/// Kind of terminal that programs take it for, unless the sandbox's own environment names one.
+const TERM: &str = "xterm-256color";
+
+/// Connections that are attached to execs; cheap to clone.
+#[derive(Clone, Default)]
+pub(in crate::worker) struct Terminals(Arc<AttachedCounts>);
+
+#[derive(Default)]
+struct AttachedCounts {
+    counts: Mutex<HashMap<(JobId, ExecId), usize>>,
+    is_closing: AtomicBool,
+}
+
+impl Terminals {
+    /// Hangs up no exec from now on: execs go on when this process ends, and their clients attach again.
+    pub(in crate::worker) fn close(&self) {
+        self.0.is_closing.store(true, Ordering::SeqCst);
+    }
+
+    fn is_closing(&self) -> bool {
+        self.0.is_closing.load(Ordering::SeqCst)
+    }
+
+    fn is_attached(&self, key: &(JobId, ExecId)) -> bool {
+        self.0.counts.lock().contains_key(key)
+    }
+}
+
+pub(super) async fn open(api: Arc<Api>, request: Request) -> Reply {
+    let job = session_long(&api, &request).await?;
+    connect(&api.terminals, job, &request).await
+}
+
+/// Starts an exec with a terminal, or finds it, and upgrades the connection.
+pub(super) async fn connect(terminals: &Terminals, job: Arc<Job>, request: &Request) -> Reply {
+    let accept_key = handshake::accept_key(request)?;
+    let call = exec_call(request)?;
+    // Before the start, so that the end of another connection does not hang up the exec meanwhile.
+    let mut attachment = Attachment::new(terminals, &job, call.exec_id);
+    let (exec, _) = ensure_started(&job, call).await?;
+    attachment.ending = Ending::Lost;
+    let websocket = HeaderValue::from_static("websocket");
+    let mut answer = upgrade::accept(websocket, move |stream| {
+        bridge::serve(stream, job, exec, attachment)
+    });
+    if let Ok(accept_key) = HeaderValue::try_from(accept_key) {
+        let headers = answer.headers_mut();
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
+    }
+    Ok(answer)
+}
+
+/// Exec that a request asks for.
+fn exec_call(request: &Request) -> Result<ExecCall, Problem> {
+    let cells = |name| request.query_as::<u16>(name, "a number from 1 to 10000");
+    let default = TerminalSize::default();
+    let size = TerminalSize {
+        cols: cells("cols")?.unwrap_or(default.cols),
+        rows: cells("rows")?.unwrap_or(default.rows),
+    };
+    let exec_id = request.query_as("exec_id", "a UUID")?;
+    let mut command = request.query_all("command");
+    if command.is_empty() {
+        command = LOGIN_SHELL.map(str::to_owned).into();
+    }
+    let env = [("TERM".to_owned(), TERM.to_owned())];
+    let start = StartExec {
+        command: Some(command),
+        cwd: request.query("cwd"),
+        tty: true,
+        size: Some(size),
+        ..StartExec::default()
+    };
+    let command = start.resolve_command()?;
+    Ok(ExecCall {
+        exec_id: exec_id.unwrap_or_else(ExecId::new),
+        command,
+        env: jobs::Env::from(env),
+        cwd: start.cwd.unwrap_or_default(),
+        tty: Some(size),
+        interactive: true,
+        stdin: None,
+        timeout_seconds: None,
+        detached: false,
+    })
+}
+
+/// How a connection has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ending {
+    /// It broke off, or was never opened.
+    Lost,
+    /// Its client closed it, or spoke no WebSocket.
+    Closed,
+    /// Its client detached, or the exec has ended.
+    Detached,
+}
+
+impl Ending {
+    /// Time after which the exec gets HUP; `None` where it gets none.
+    fn hangup_delay(self) -> Option<Duration> {
+        match self {
+            Self::Lost => Some(LOST_GRACE),
+            Self::Closed => Some(Duration::ZERO),
+            Self::Detached => None,
+        }
+    }
+}
+
+/// Connection that is attached to an exec. When the last one is dropped, the exec is hung up, as its ending says.
+struct Attachment {
+    terminals: Terminals,
+    job: Arc<Job>,
+    exec_id: ExecId,
+    ending: Ending,
+}
+
+impl Attachment {
+    fn new(terminals: &Terminals, job: &Arc<Job>, exec_id: ExecId) -> Self {
+        let this = Self {
+            terminals: terminals.clone(),
+            job: Arc::clone(job),
+            exec_id,
+            // A call that fails has nothing to hang up.
+            ending: Ending::Detached,
+        };
+        *terminals.0.counts.lock().entry(this.key()).or_default() += 1;
+        this
+    }
+
+    fn key(&self) -> (JobId, ExecId) {
+        (self.job.accepted.job_id, self.exec_id)
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let key = self.key();
+        {
+            let mut counts = self.terminals.0.counts.lock();
+            let left = counts.get(&key).map_or(0, |count| count - 1);
+            if left == 0 {
+                counts.remove(&key);
+            } else {
+                counts.insert(key, left);
+                return;
+            }
+        }
+        let Some(delay) = self.ending.hangup_delay() else {
+            return;
+        };
+        if self.terminals.is_closing() || Handle::try_current().is_err() {
+            return;
+        }
+        let (terminals, job) = (self.terminals.clone(), Arc::clone(&self.job));
+        let exec_id = self.exec_id;
+        background::spawn("terminal_hangup", async move {
+            tokio::time::sleep(delay).await;
+            if terminals.is_attached(&key) || terminals.is_closing() || job.has_ended() {
+                return;
+            }
+            let signal = signals::HUP;
+            let hangup = SessionRequest::Signal { exec_id, signal };
+            if let Err(error) = socket::call(&job, &hangup).await {
+                let error = error.problem().detail.as_str();
+                tracing::debug!(%exec_id, error, "exec of a closed terminal not hung up");
+            }
+        });
+    }
+}
