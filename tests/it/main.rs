@@ -107,6 +107,7 @@ mod routes;
 mod run_files;
 mod sandbox;
 mod sandbox_inference;
+mod sandbox_life;
 mod sandboxes;
 mod scheduling;
 mod secrets;
