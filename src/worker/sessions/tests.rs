@@ -49,7 +49,6 @@ struct Sandbox {
 /// Answer that was read.
 struct Answer {
     status: StatusCode,
-    headers: http::HeaderMap,
     body: Bytes,
 }
 
@@ -166,7 +165,6 @@ impl Sandbox {
         let body = tokio::time::timeout(LIMIT, body.collect()).await;
         Answer {
             status: head.status,
-            headers: head.headers,
             body: body.unwrap().unwrap().to_bytes(),
         }
     }
