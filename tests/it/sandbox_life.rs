@@ -119,7 +119,7 @@ fn sandboxes_end_for_their_reasons() {
     );
     assert_eq!(cluster.sandbox_end(&deleted), "deleted");
     assert_eq!(cluster.sandbox(&lost)["status"], "running");
-    for shim in cluster.node.process.shims() {
+    for shim in cluster.node.shims() {
         kill(shim, Signal::KILL);
     }
     assert_eq!(cluster.sandbox_end(&lost), "node-lost");
