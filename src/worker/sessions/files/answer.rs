@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 
 /// Headers of a success that pass.
-const PASSED_HEADERS: [HeaderName; 7] = [
+const PASSED_HEADERS: [HeaderName; 8] = [
     header::ACCEPT_RANGES,
     header::CONTENT_DISPOSITION,
     header::CONTENT_LENGTH,
@@ -19,6 +19,7 @@ const PASSED_HEADERS: [HeaderName; 7] = [
     header::CONTENT_TYPE,
     header::ETAG,
     header::LAST_MODIFIED,
+    HeaderName::from_static("cynode-file-mode"),
 ];
 /// Longest value of a header that passes, in bytes.
 const MAX_VALUE_BYTES: usize = 1024;
@@ -29,12 +30,11 @@ const MEDIA_TYPES: [&str; 3] = [
     "application/x-tar",
 ];
 /// Statuses of a success.
-const SUCCESSES: [StatusCode; 5] = [
+const SUCCESSES: [StatusCode; 4] = [
     StatusCode::OK,
     StatusCode::CREATED,
     StatusCode::NO_CONTENT,
     StatusCode::PARTIAL_CONTENT,
-    StatusCode::ACCEPTED,
 ];
 /// Kinds of problems that a file server may have. Others say something about a caller's credentials or this node.
 const KINDS: [ProblemKind; 9] = [
