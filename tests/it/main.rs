@@ -111,6 +111,7 @@ mod sandbox_life;
 mod sandboxes;
 mod scheduling;
 mod secrets;
+mod sessions;
 mod shims;
 mod slugs;
 mod soak;
