@@ -33,7 +33,7 @@ fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
     [entries.concat(), vec![0; 1024]].concat()
 }
 
-/// Paths, kinds and targets of an archive, sorted.
+/// Paths, kinds and targets of an archive, sorted, without comments.
 fn entries(bytes: &[u8]) -> Vec<String> {
     let mut archive = tar::Archive::new(bytes);
     let entries = archive.entries().unwrap().map(|entry| {
@@ -43,7 +43,7 @@ fn entries(bytes: &[u8]) -> Vec<String> {
         let kind = char::from(entry.header().entry_type().as_byte());
         format!("{} {kind} {target}", String::from_utf8_lossy(&path))
     });
-    let mut entries: Vec<_> = entries.collect();
+    let mut entries: Vec<_> = entries.filter(|entry| !entry.ends_with(" g ")).collect();
     entries.sort();
     entries
 }
