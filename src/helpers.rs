@@ -1,6 +1,7 @@
 //! Helper processes: the binary started by itself, with a first argument that `--help` does not show.
 
 use crate::{
+    client::sandbox::terminal_guard,
     engine::{
         CHECK_IMAGE_ARGUMENT, MEASURE_SANDBOX_ARGUMENT, REMOVE_TREE_ARGUMENT, devices, files_fault,
         limits, measure_from_argument, remove_tree,
@@ -43,6 +44,7 @@ pub fn run_if_requested() {
         Some(artifacts::COLLECT_ARGUMENT) => {
             artifacts::collect_from_argument(path).map_err(at_path)
         }
+        Some(terminal_guard::ARGUMENT) => terminal_guard::main(),
         Some(REMOVE_TREE_ARGUMENT) => remove_tree(path).map(|()| String::new()).map_err(at_path),
         _ => return,
     };

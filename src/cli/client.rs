@@ -87,6 +87,9 @@ pub struct RunArgs {
     /// Pass stdin to the command while it runs; the task then has one attempt
     #[arg(long, short, conflicts_with = "detach")]
     pub interactive: bool,
+    /// Give the command a terminal: yours; Ctrl-P Ctrl-Q leaves it running
+    #[arg(long, short, conflicts_with_all = ["detach", "download"])]
+    pub tty: bool,
     /// Download the files in /workspace that match, after the end, to DIR [default: .]; repeatable
     ///
     /// Files keep their path in /workspace: `--download 'out/*.json'` writes out/a.json, and `--download

@@ -20,6 +20,7 @@ mod old_names;
 mod orchestrator;
 mod roles;
 mod sandbox;
+mod sandboxes;
 mod values;
 mod variables;
 
@@ -33,6 +34,7 @@ pub use models::*;
 pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
+pub use sandboxes::*;
 pub(crate) use variables::warn_about_unknown;
 
 pub(crate) use old_names::notices as old_name_notices;
@@ -137,10 +139,23 @@ pub enum Command {
     ///
     /// Ctrl-C, SIGTERM and a closed output pipe (as with `| head`) cancel the task; a second Ctrl-C kills its
     /// command at once, and a third leaves it alone and exits. Use --detach for a task that must outlive this command.
+    /// With -t the command gets your terminal, in a sandbox that is removed at its end.
     Run(Box<RunArgs>),
     /// Create, list, read and cancel tasks
     #[command(subcommand)]
     Task(TaskCommand),
+    /// Create and use sandboxes that stay: run commands one after the other, copy files, open a terminal
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
+    /// Run a command in the sandbox of a running task
+    ///
+    /// Input from a pipe or file is passed to the command. Ctrl-C interrupts the command; a second one leaves it alone
+    /// and exits.
+    Exec(Box<TaskExecArgs>),
+    /// Open a terminal in the sandbox of a running task
+    ///
+    /// Ctrl-P Ctrl-Q leaves the program inside running and shows how to come back.
+    Shell(TaskShellArgs),
     /// List, upload, download and delete artifacts: files for tasks and files of tasks
     #[command(subcommand)]
     Artifacts(ArtifactsCommand),

@@ -49,6 +49,8 @@ pub(super) enum Payload<'a> {
     Bytes(&'a [u8], &'static str),
     /// Bytes that are read while they are sent, and their number.
     Stream(&'a mut dyn Read, u64),
+    /// Bytes that are read while they are sent, up to an end that nobody knows yet.
+    Chunks(&'a mut dyn Read),
 }
 
 impl<'a> Payload<'a> {
@@ -61,6 +63,7 @@ impl<'a> Payload<'a> {
             Self::None => Payload::None,
             Self::Bytes(bytes, kind) => Payload::Bytes(bytes, kind),
             Self::Stream(reader, length) => Payload::Stream(reader, *length),
+            Self::Chunks(reader) => Payload::Chunks(reader),
         }
     }
 }
@@ -123,6 +126,11 @@ impl ApiClient {
     pub(super) fn reconnect(&mut self, limit: Duration) -> Agent {
         self.agent = agent(limit, limit);
         self.agent.clone()
+    }
+
+    /// Token for a call of another protocol, as valid as the last call left it.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.fixed_token.as_deref().or(self.access_token.as_deref())
     }
 
     /// Whether `CYNODE_TOKEN` stands in for a login.
@@ -279,6 +287,13 @@ impl ApiClient {
                     .body(SendBody::from_reader(&mut body));
                 self.agent.run(request.map_err(Failure::internal)?)
             }
+            Payload::Chunks(mut body) => {
+                let request = request
+                    .header(header::CONTENT_TYPE, "application/octet-stream")
+                    .header(header::EXPECT, "100-continue")
+                    .body(SendBody::from_reader(&mut body));
+                self.agent.run(request.map_err(Failure::internal)?)
+            }
             Payload::None => self.agent.run(request.body(()).map_err(Failure::internal)?),
         };
         answer.map_err(|error| {
@@ -319,11 +334,11 @@ impl ApiClient {
 }
 
 /// Exit code for an answer that is not a success.
-fn exit_of(status: StatusCode) -> Exit {
+pub(super) fn exit_of(status: StatusCode) -> Exit {
     match status.as_u16() {
         401 | 403 => Exit::NotAllowed,
         404 => Exit::NotFound,
-        409 => Exit::Conflict,
+        409 | 410 => Exit::Conflict,
         400..=499 => Exit::Invalid,
         _ => Exit::Internal,
     }

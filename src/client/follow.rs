@@ -43,10 +43,11 @@ struct Output {
     time: Option<Time>,
 }
 
+/// Output that is missing.
 #[derive(Deserialize)]
-struct Gap {
-    stream: String,
-    bytes: u64,
+pub(super) struct Gap {
+    pub(super) stream: String,
+    pub(super) bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -183,26 +184,26 @@ pub(super) fn follow_part(
 
 /// Time without the orchestrator.
 #[derive(Default)]
-struct Outage {
+pub(super) struct Outage {
     since: Option<Instant>,
     is_noted: bool,
 }
 
 impl Outage {
     /// Begin of the outage, now where none is under way.
-    fn begin(&mut self) -> Instant {
+    pub(super) fn begin(&mut self) -> Instant {
         *self.since.get_or_insert_with(Instant::now)
     }
 
     /// Says once that the orchestrator is away.
-    fn note(&mut self) {
+    pub(super) fn note(&mut self) {
         if !self.is_noted {
             super::print::note("orchestrator unreachable; the job goes on; retrying");
             self.is_noted = true;
         }
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         if self.is_noted {
             super::print::note("orchestrator reachable again");
         }
@@ -272,21 +273,27 @@ impl EventPrinter {
     }
 
     fn print_output(&mut self, stream: Stream, data: &str) -> Result<(), Failure> {
-        let Output { data, time } = parse(data)?;
-        let bytes = match data {
-            OutputData::Text(text) => text.into_bytes(),
-            OutputData::Base64(text) => STANDARD.decode(text).map_err(|error| {
-                Failure::internal(format!(
-                    "the orchestrator sent output that is not base64: {error}"
-                ))
-            })?,
-        };
+        let (bytes, time) = parse_output(data)?;
         self.output.print(stream, &bytes, time)
     }
 }
 
+/// Bytes of an event of output, and their time.
+pub(super) fn parse_output(data: &str) -> Result<(Vec<u8>, Option<Time>), Failure> {
+    let Output { data, time } = parse(data)?;
+    let bytes = match data {
+        OutputData::Text(text) => text.into_bytes(),
+        OutputData::Base64(text) => STANDARD.decode(text).map_err(|error| {
+            Failure::internal(format!(
+                "the orchestrator sent output that is not base64: {error}"
+            ))
+        })?,
+    };
+    Ok((bytes, time))
+}
+
 /// Prints an event as one line: its data with its name and id.
-fn print_event(event: &SseEvent) -> Result<(), Failure> {
+pub(super) fn print_event(event: &SseEvent) -> Result<(), Failure> {
     let mut line: serde_json::Map<String, serde_json::Value> = parse(&event.data)?;
     line.insert("event".to_owned(), event.name.as_str().into());
     if !event.id.is_empty() {
@@ -295,7 +302,8 @@ fn print_event(event: &SseEvent) -> Result<(), Failure> {
     super::print::line(&serde_json::Value::from(line).to_string())
 }
 
-fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
+/// Data of an event.
+pub(super) fn parse<T: DeserializeOwned>(data: &str) -> Result<T, Failure> {
     parse_json(data.as_bytes()).map_err(|problem| {
         Failure::internal(format!(
             "the orchestrator sent an event that this cynode does not understand: {}",

@@ -64,13 +64,13 @@ pub(super) fn to_file(
 }
 
 /// Whether there is something else than a file or a link in the place of a file.
-fn is_special(path: &Path) -> bool {
+pub(super) fn is_special(path: &Path) -> bool {
     let found = path.symlink_metadata();
     found.is_ok_and(|found| !found.is_file() && !found.is_symlink())
 }
 
 /// Removes what killed downloads left beside a file, once for each directory.
-fn sweep(path: &Path) {
+pub(super) fn sweep(path: &Path) {
     static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let directory = path.parent().unwrap_or(path);
     if SWEPT.lock().insert(directory.to_owned()) {

@@ -5,7 +5,7 @@ use super::{
     download::{self, Wanted},
     follow::{FollowMode, TaskEnd, follow},
     input::StdinWarning,
-    paths, print, receive, remarks, stdin, task, task_end, upload,
+    paths, print, receive, remarks, sandbox, stdin, task, task_end, upload,
 };
 use crate::{
     api::tasks::{CreateTask, Task},
@@ -27,6 +27,9 @@ const SAME_TERM: Duration = Duration::from_secs(1);
 /// Creates a task, prints its output, and ends the process as the task ended. The first Ctrl-C cancels the task, the
 /// second kills its command at once, and the third exits without it.
 pub fn run(args: RunArgs) -> Result<(), Failure> {
+    if args.tty {
+        return sandbox::run_at_terminal(args);
+    }
     let mut api = ApiClient::from_args(&args.client)?;
     let output = args.client.output;
     let wanted = Wanted::parse_all(&args.download)?;

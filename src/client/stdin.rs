@@ -33,14 +33,20 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// Streams the stdin of this process into a task, in the background.
 pub(super) fn stream(api: ApiClient, task: String) {
-    let (sender, reads) = sync_channel(MAX_WAITING_READS);
-    thread::spawn(move || read(&sender));
+    let reads = read_ahead();
     thread::spawn(move || {
         if let Err(reason) = send(api, &task, &reads) {
             note(&format!("stdin is not passed on any more: {reason}"));
         }
         release();
     });
+}
+
+/// Reads stdin in the background. The channel ends where stdin does.
+pub(super) fn read_ahead() -> Receiver<Vec<u8>> {
+    let (sender, reads) = sync_channel(MAX_WAITING_READS);
+    thread::spawn(move || read(&sender));
+    reads
 }
 
 /// Reads stdin to its end, or until nothing more is sent.
@@ -131,7 +137,7 @@ fn send_once(api: &mut ApiClient, path: &str, piece: &[u8]) -> Result<PieceAnswe
 }
 
 /// Gives the pipe up, so that its writer learns that nobody reads.
-fn release() {
+pub(super) fn release() {
     if let Ok(null) = File::open("/dev/null") {
         // Without it the writer only waits until this process ends.
         let _ = rustix::stdio::dup2_stdin(null);

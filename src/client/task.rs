@@ -41,10 +41,9 @@ pub fn task(command: TaskCommand) -> Result<(), Failure> {
     }
 }
 
-/// Task with the fields that the sandbox flags set.
-pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
+/// Variables of `--env` flags. A name alone stands for its value here.
+pub(super) fn env_of_flags(flags: Vec<String>) -> Result<Option<Env>, Failure> {
     let env = flags
-        .env
         .into_iter()
         .map(|pair| match pair.split_once('=') {
             Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
@@ -56,11 +55,16 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
             },
         })
         .collect::<Result<Env, _>>()?;
+    Ok((!env.is_empty()).then_some(env))
+}
+
+/// Task with the fields that the sandbox flags set.
+pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
     let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
     Ok(CreateTask {
         task_name: flags.name,
         image: flags.image,
-        env: (!env.is_empty()).then_some(env),
+        env: env_of_flags(flags.env)?,
         timeout_seconds: flags.timeout.map(seconds),
         // A grace too long for the field is too long for the orchestrator, too, which says so.
         grace_seconds: (flags.grace.map(seconds)).map(|s| s.try_into().unwrap_or(u32::MAX)),

@@ -65,6 +65,7 @@ const CONFINED: &[(&[&str], &[&str], &str)] = &[
     (
         &["process", "Command"],
         &[
+            "src/client/sandbox/terminal/guard.rs",
             "src/engine/",
             "src/environment.rs",
             "src/node/gpu/",

@@ -28,7 +28,7 @@ const PIECE_BYTES: usize = 256 * 1024;
 const READ_AHEAD: usize = 4;
 
 /// Number of bytes of the content.
-pub(super) fn content_size(manifest: &Manifest) -> u64 {
+pub(in crate::client) fn content_size(manifest: &Manifest) -> u64 {
     if !manifest.is_archive {
         return manifest.entries.iter().map(|entry| entry.size).sum();
     }
@@ -59,7 +59,7 @@ fn head(entry: &Entry) -> Vec<u8> {
 }
 
 /// Content, read and hashed ahead by threads of its own.
-pub(super) struct ContentReader {
+pub(in crate::client) struct ContentReader {
     pieces: Receiver<io::Result<Bytes>>,
     piece: Bytes,
     /// Bytes that the receiver has already; they are read and hashed, but not returned.
@@ -69,7 +69,7 @@ pub(super) struct ContentReader {
 
 impl ContentReader {
     /// Reader of the content, from the byte `skip` on.
-    pub(super) fn open(manifest: &Arc<Manifest>, skip: u64) -> Self {
+    pub(in crate::client) fn open(manifest: &Arc<Manifest>, skip: u64) -> Self {
         let (to_reader, pieces) = sync_channel(READ_AHEAD);
         let (to_hash, hashed) = sync_channel::<Bytes>(READ_AHEAD);
         let hash = thread::spawn(move || {
@@ -100,7 +100,7 @@ impl ContentReader {
     }
 
     /// Reads up to the first byte that is to be returned, so that it is at hand.
-    pub(super) fn read_to_start(&mut self) -> io::Result<()> {
+    pub(in crate::client) fn read_to_start(&mut self) -> io::Result<()> {
         while self.piece.is_empty() {
             match self.pieces.recv() {
                 Ok(piece) => self.piece = piece?,

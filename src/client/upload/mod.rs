@@ -12,6 +12,8 @@ mod scan;
 mod send;
 mod spec;
 
+pub(super) use archive::{ContentReader, content_size};
+pub(super) use scan::Manifest;
 pub(super) use spec::Upload;
 
 use super::{
@@ -23,9 +25,7 @@ use crate::{
     api::{artifacts::Artifact, jobs::files::FileMode, tasks::FileInput},
     exit::Failure,
 };
-use archive::{ContentReader, content_size};
 use cache::Hint;
-use scan::Manifest;
 use std::{
     fs::{self, File},
     io,

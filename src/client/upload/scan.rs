@@ -5,7 +5,7 @@
 //! are never followed.
 
 use crate::{digest::sha256_hex, exit::Failure, files::is_unfinished};
-use ignore::WalkBuilder;
+use ignore::{Walk, WalkBuilder};
 use std::{
     ffi::OsStr,
     fs::{self, File, Metadata},
@@ -23,7 +23,7 @@ const RACY_AGE: Duration = Duration::from_secs(2);
 
 /// Kind of an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(in crate::client) enum Kind {
     File,
     Directory,
     /// Symbolic link, with its target.
@@ -32,11 +32,11 @@ pub(super) enum Kind {
 
 /// File, directory or link to upload.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(in crate::client) struct Entry {
     /// Path below the directory, without `.` or `..`; empty for a single file.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
-    pub(super) mode: u32,
+    pub(in crate::client) path: Vec<u8>,
+    pub(in crate::client) kind: Kind,
+    pub(in crate::client) mode: u32,
     /// Size of a file; 0 for others.
     pub(super) size: u64,
     /// Time of the last change in seconds since 1970, with nanoseconds.
@@ -70,27 +70,45 @@ impl Entry {
 
 /// Everything that is uploaded as one content.
 #[derive(Debug)]
-pub(super) struct Manifest {
+pub(in crate::client) struct Manifest {
     /// The file, or the directory that the paths are below.
-    pub(super) root: PathBuf,
+    pub(in crate::client) root: PathBuf,
     /// Whether the path is that of a descriptor of this process.
     pub(super) is_open: bool,
     /// Whether the content is an archive of a directory.
-    pub(super) is_archive: bool,
-    pub(super) entries: Vec<Entry>,
+    pub(in crate::client) is_archive: bool,
+    pub(in crate::client) entries: Vec<Entry>,
     /// Fifos, sockets and devices, which are left out.
-    pub(super) skipped: usize,
+    pub(in crate::client) skipped: usize,
 }
 
 impl Manifest {
     /// Finds what to upload for a path: a file, or the files of a directory.
-    pub(super) fn scan(path: &Path) -> Result<Self, Failure> {
+    pub(in crate::client) fn scan(path: &Path) -> Result<Self, Failure> {
+        Self::scan_as(path, Self::scan_directory)
+    }
+
+    /// Same as [`Self::scan`], with all files of a directory, whatever the ignore files in it say.
+    pub(in crate::client) fn scan_all(path: &Path) -> Result<Self, Failure> {
+        Self::scan_as(path, |root| {
+            let walk = WalkBuilder::new(&root)
+                .standard_filters(false)
+                .filter_entry(|entry| entry.depth() == 0 || !is_unfinished(entry.file_name()))
+                .build();
+            Self::from_walk(root, walk)
+        })
+    }
+
+    fn scan_as(
+        path: &Path,
+        scan_directory: impl FnOnce(PathBuf) -> Result<Self, Failure>,
+    ) -> Result<Self, Failure> {
         let fail = |error: std::io::Error| Failure::usage(format!("{}: {error}", path.display()));
         // A path that is a link means its target, as for other programs.
         let root = fs::canonicalize(path).map_err(fail)?;
         let metadata = fs::metadata(&root).map_err(fail)?;
         if metadata.is_dir() {
-            return Self::scan_directory(root);
+            return scan_directory(root);
         }
         if !metadata.is_file() {
             let text = format!("{} is neither a file nor a directory", path.display());
@@ -125,6 +143,10 @@ impl Manifest {
             .add_custom_ignore_filename(".cynodeignore")
             .filter_entry(|entry| entry.depth() == 0 || !is_left_out(entry.file_name()))
             .build();
+        Self::from_walk(root, walk)
+    }
+
+    fn from_walk(root: PathBuf, walk: Walk) -> Result<Self, Failure> {
         let (mut entries, mut skipped) = (Vec::new(), 0);
         for found in walk {
             let found = found.map_err(|error| Failure::usage(format!("can't read {error}")))?;

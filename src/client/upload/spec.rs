@@ -12,9 +12,9 @@ const WORKSPACE: &str = "/workspace";
 /// File or directory to upload, and its place in the workspace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Upload {
-    pub(super) path: PathBuf,
+    pub(in crate::client) path: PathBuf,
     /// Path in the workspace: of a file, or of the directory that has the files; `.` is the workspace.
-    pub(super) dest: String,
+    pub(in crate::client) dest: String,
 }
 
 impl Upload {

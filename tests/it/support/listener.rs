@@ -13,6 +13,7 @@ use std::{
     thread,
     time::Instant,
 };
+use tokio_tungstenite::tungstenite::{WebSocket, handshake::derive_accept_key, protocol::Role};
 
 /// One call that a stand-in got.
 #[derive(Clone, Debug)]
@@ -69,6 +70,20 @@ impl Answer {
         );
         let _ = self.0.write_all(head.as_bytes());
         Pieces(self.0)
+    }
+
+    /// Opens a WebSocket.
+    pub(crate) fn websocket(mut self, call: &Call) -> WebSocket<TcpStream> {
+        let found = call
+            .headers
+            .iter()
+            .find(|(name, _)| name == "sec-websocket-key");
+        let key = derive_accept_key(found.unwrap().1.as_bytes());
+        let head = format!(
+            "HTTP/1.1 101 Stand-in\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {key}\r\n\r\n"
+        );
+        let _ = self.0.write_all(head.as_bytes());
+        WebSocket::from_raw_socket(self.0, Role::Server, None)
     }
 
     /// Waits until the caller has left.

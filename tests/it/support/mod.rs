@@ -20,6 +20,7 @@ pub(crate) mod peer_worker;
 pub(crate) mod podman_host;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod sandbox_gateway;
 pub(crate) mod server;
 pub(crate) mod stage;
 pub(crate) mod stand_in;

@@ -2,6 +2,7 @@
 
 use super::{eventually, process::Done};
 use rustix::{
+    process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -25,6 +26,16 @@ pub(crate) fn terminal() -> (File, File) {
     let path = Path::new(OsStr::from_bytes(name.as_bytes()));
     let program = File::options().read(true).write(true).open(path).unwrap();
     (File::from(person), program)
+}
+
+fn set_size(terminal: &File, cols: u16, rows: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(terminal, size).unwrap();
 }
 
 pub(crate) fn echoes(terminal: &File) -> bool {
@@ -62,13 +73,7 @@ impl Session {
     /// Starts a command.
     pub(crate) fn start(plain: &Command) -> Self {
         let (person, program) = terminal();
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&person, size).unwrap();
+        set_size(&person, 80, 24);
         let child = at_terminal(plain, &program)
             .env("TERM", "xterm")
             .stdout(program.try_clone().unwrap())
@@ -114,6 +119,17 @@ impl Session {
     /// Types keys.
     pub(crate) fn types(&mut self, keys: &str) {
         self.person.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Gives the terminal another size.
+    pub(crate) fn resize(&self, cols: u16, rows: u16) {
+        set_size(&self.person, cols, rows);
+    }
+
+    /// Sends a signal to the program.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Whether the terminal shows what is typed.
