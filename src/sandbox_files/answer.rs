@@ -1,6 +1,6 @@
 //! Answers, as they are written to a connection that ends with them.
 
-use crate::api::problem::Problem;
+use crate::api::{problem::Problem, sandboxes::files::MODE_HEADER};
 use http::StatusCode;
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use std::{
@@ -12,8 +12,6 @@ use std::{
 
 /// Bytes of a chunk of an answer whose length is not known.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Header with the permission bits of a file, as octal digits.
-const MODE_HEADER: &str = "cynode-file-mode";
 
 /// Writer of a body of unknown length. Its error cuts the answer.
 pub(super) type WriteBody = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;

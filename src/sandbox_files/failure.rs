@@ -77,13 +77,13 @@ pub(super) fn problem(path: &Path, error: &io::Error) -> Problem {
             format!("{name} can't be used at present: {error}; try again, or use another path"),
         ),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => (
-            ProblemKind::Unavailable,
+            ProblemKind::SandboxFailed,
             format!(
                 "the sandbox has too little memory or too many open files for {name}; end some of its commands and try again"
             ),
         ),
         _ => (
-            ProblemKind::Internal,
+            ProblemKind::SandboxFailed,
             format!("{name}: {error}; try again, or use another path"),
         ),
     };

@@ -4,6 +4,8 @@ use crate::api::{string_form::named_enum, time::Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Header with the permission bits of a file that is read, as octal digits such as `0644`.
+pub const MODE_HEADER: &str = "cynode-file-mode";
 /// Longest path, in bytes.
 pub const MAX_PATH_BYTES: usize = 4096;
 /// Largest `depth` of a list.

@@ -3,7 +3,10 @@
 
 use super::limits::PassPermit;
 use crate::{
-    api::problem::{Problem, ProblemBody, ProblemKind, truncated},
+    api::{
+        problem::{Problem, ProblemBody, ProblemKind, truncated},
+        sandboxes::files::MODE_HEADER,
+    },
     http::{
         request::parse_json,
         response::{self, Body, Response},
@@ -26,7 +29,7 @@ const PASSED_HEADERS: [HeaderName; 7] = [
     header::CONTENT_TYPE,
     header::ETAG,
     header::LAST_MODIFIED,
-    HeaderName::from_static("cynode-file-mode"),
+    HeaderName::from_static(MODE_HEADER),
 ];
 /// Longest value of a header that passes, in bytes.
 const MAX_VALUE_BYTES: usize = 1024;

@@ -1,7 +1,10 @@
 //! Answers of the file server, which comes from inside a sandbox: as little of them passes as a client needs.
 
 use crate::{
-    api::problem::{Problem, ProblemBody, ProblemKind, truncated},
+    api::{
+        problem::{Problem, ProblemBody, ProblemKind, truncated},
+        sandboxes::files::MODE_HEADER,
+    },
     http::request::parse_json,
     text::clean,
 };
@@ -19,7 +22,7 @@ const PASSED_HEADERS: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::ETAG,
     header::LAST_MODIFIED,
-    HeaderName::from_static("cynode-file-mode"),
+    HeaderName::from_static(MODE_HEADER),
 ];
 /// Longest value of a header that passes, in bytes.
 const MAX_VALUE_BYTES: usize = 1024;
@@ -37,7 +40,7 @@ const SUCCESSES: [StatusCode; 4] = [
     StatusCode::PARTIAL_CONTENT,
 ];
 /// Kinds of problems that a file server may have. Others say something about a caller's credentials or this node.
-const KINDS: [ProblemKind; 9] = [
+const KINDS: [ProblemKind; 10] = [
     ProblemKind::InvalidRequest,
     ProblemKind::Forbidden,
     ProblemKind::NotFound,
@@ -47,6 +50,7 @@ const KINDS: [ProblemKind; 9] = [
     ProblemKind::RangeNotSatisfiable,
     ProblemKind::UnsupportedMediaType,
     ProblemKind::InsufficientStorage,
+    ProblemKind::SandboxFailed,
 ];
 /// Most bytes of the body of an error.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
@@ -141,6 +145,7 @@ mod tests {
             &[
                 ("content-type", "text/html"),
                 ("content-length", "5"),
+                ("cynode-file-mode", "0644"),
                 ("etag", "\"1\""),
                 ("set-cookie", "a=b"),
                 ("www-authenticate", "Basic"),
@@ -161,6 +166,7 @@ mod tests {
                 "cache-control: private, no-store",
                 "content-length: 5",
                 "content-type: application/octet-stream",
+                "cynode-file-mode: 0644",
                 "etag: \"1\"",
                 "x-content-type-options: nosniff",
             ]
