@@ -4,7 +4,7 @@
 //! record what they did in a directory that cynode doesn't know ([`witness`]); the record of each job is
 //! checked against it ([`jobs`]).
 //!
-//! [`storm`] injects random faults into two hundred jobs, [`walk`] each fault at each step of one job.
+//! [`storm`] injects random faults into two hundred jobs and some [`conversations`], [`walk`] each fault at each step of one job.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@
     reason = "a test that fails says so by a panic"
 )]
 
+mod conversations;
 mod jobs;
 mod network;
 mod random;

@@ -4,6 +4,7 @@
 //! faults are injected, so that some jobs are always running.
 
 use crate::{
+    conversations::{self, Record, converse},
     jobs::Plan,
     network::Cut,
     random::Random,
@@ -15,7 +16,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -25,6 +26,8 @@ const JOBS: u64 = 200;
 /// Tasks created before the first fault.
 const AT_FIRST: u64 = 28;
 const NODES: u8 = 3;
+/// Conversations beside the jobs.
+const CONVERSATIONS: u64 = 2;
 /// Time limit for all jobs, from the start: a guard against a job that never ends, far above the time that they take.
 const LIMIT: Duration = Duration::from_secs(400);
 /// Time limit for the clean-up after that.
@@ -283,6 +286,52 @@ fn check(bed: &TestBed, tasks: &[(Plan, String)]) -> (Vec<String>, BTreeMap<Stri
     (wrong, ends)
 }
 
+/// Injects all faults while jobs are created and conversations go on. Returns the tasks, and the records of the execs.
+fn rage(
+    bed: &mut TestBed,
+    plans: Vec<Plan>,
+    faults: &[Fault],
+    random: Random,
+) -> (Vec<(Plan, String)>, Vec<Record>) {
+    let (allowed, tasks) = (AtomicU64::new(AT_FIRST), Mutex::new(Vec::new()));
+    let (is_over, records) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let (asking, user) = (bed.task_client(), bed.user.clone());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for plan in plans {
+                while plan.number > allowed.load(Ordering::SeqCst) {
+                    thread::sleep(ms(20));
+                }
+                let task = asking.submit(&plan);
+                tasks.lock().unwrap().push((plan, task));
+            }
+        });
+        for number in 1..=CONVERSATIONS {
+            let (user, is_over, records) = (&user, &is_over, &records);
+            scope.spawn(move || {
+                let theirs = converse(user, number, is_over);
+                records.lock().unwrap().extend(theirs);
+            });
+        }
+        let mut storm = Storm {
+            bed,
+            random,
+            repairs: Vec::new(),
+        };
+        let share = |done: usize| AT_FIRST + (JOBS - AT_FIRST) * done as u64 / faults.len() as u64;
+        // Otherwise the client would wait forever for faults that failed.
+        let raged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            storm.inject_all(faults, |done| allowed.store(share(done), Ordering::SeqCst));
+        }));
+        allowed.store(JOBS, Ordering::SeqCst);
+        is_over.store(true, Ordering::SeqCst);
+        if let Err(panic) = raged {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    (tasks.into_inner().unwrap(), records.into_inner().unwrap())
+}
+
 #[test]
 #[ignore = "takes minutes, root, and network namespaces: make test-chaos"]
 fn two_hundred_jobs_survive_fault_storm() {
@@ -301,43 +350,18 @@ fn two_hundred_jobs_survive_fault_storm() {
         .collect();
     random.shuffle(&mut faults);
     let mut bed = TestBed::start(0, NODES);
-    let (allowed, tasks) = (AtomicU64::new(AT_FIRST), Mutex::new(Vec::new()));
-    let asking = bed.task_client();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for plan in plans {
-                while plan.number > allowed.load(Ordering::SeqCst) {
-                    thread::sleep(ms(20));
-                }
-                let task = asking.submit(&plan);
-                tasks.lock().unwrap().push((plan, task));
-            }
-        });
-        let mut storm = Storm {
-            bed: &mut bed,
-            random,
-            repairs: Vec::new(),
-        };
-        let share = |done: usize| AT_FIRST + (JOBS - AT_FIRST) * done as u64 / faults.len() as u64;
-        // Otherwise the client would wait forever for faults that failed.
-        let raged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            storm.inject_all(&faults, |done| allowed.store(share(done), Ordering::SeqCst));
-        }));
-        allowed.store(JOBS, Ordering::SeqCst);
-        if let Err(panic) = raged {
-            std::panic::resume_unwind(panic);
-        }
-    });
+    let (tasks, records) = rage(&mut bed, plans, &faults, random);
     let raged = start.elapsed().as_secs();
-    let tasks = tasks.into_inner().unwrap();
     let mut wrong = wait_for_ends(&bed, start);
     let ended = start.elapsed().as_secs();
     let (false_records, ends) = check(&bed, &tasks);
     wrong.extend(false_records);
+    let (false_execs, execs) = conversations::check(&records, &bed.witness);
+    wrong.extend(false_execs);
     let left = wait_clean(&bed);
     wrong.extend(left.iter().map(|what| bed.describe_leftover(what)));
     eprintln!(
-        "{JOBS} jobs, {FAULTS:?}, {} sandboxes started, ends {ends:?}; storm over after {raged} s, all ended after {ended} s, in all {} s; CHAOS_SEED={seed}",
+        "{JOBS} jobs, {FAULTS:?}, {} sandboxes started, ends {ends:?}, {execs:?} execs exited of all; storm over after {raged} s, all ended after {ended} s, in all {} s; CHAOS_SEED={seed}",
         bed.witness.count(),
         start.elapsed().as_secs()
     );

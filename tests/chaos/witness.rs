@@ -8,7 +8,7 @@
 
 use crate::support::{eventually, process::with_tool, read};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
     fs,
     path::{Path, PathBuf},
@@ -166,6 +166,18 @@ impl Witness {
         names
             .filter_map(|name| Some(name.split_once('.')?.0.rsplit_once('-')?.0.to_owned()))
             .collect()
+    }
+
+    /// Number of starts of each exec in a sandbox that stays.
+    pub(crate) fn execs(&self) -> BTreeMap<String, usize> {
+        let mut starts = BTreeMap::new();
+        for entry in fs::read_dir(self.here.join("seen")).unwrap() {
+            let path = entry.unwrap().path().join("execs");
+            for id in fs::read_to_string(path).unwrap_or_default().lines() {
+                *starts.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        starts
     }
 
     /// Number of sandboxes started in all.
