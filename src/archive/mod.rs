@@ -11,8 +11,8 @@ mod tree;
 
 pub(crate) use extract::{ExtractError, Meter, extract};
 pub(crate) use header::{EntryFields, comment_blocks, header_blocks};
-pub(crate) use reader::{Archive, ArchiveError};
-pub(crate) use tree::{Links, Tree, normalize, set_mode};
+pub(crate) use reader::{Archive, ArchiveError, Entry, EntryKind};
+pub(crate) use tree::{Links, RelativePath, Tree, normalize, set_mode, set_modified};
 
 /// Unit of an archive.
 pub(crate) const BLOCK_BYTES: u64 = 512;

@@ -4,7 +4,7 @@ use super::{manage::whole_seconds, target::Target};
 use crate::{
     api::{
         jobs::Env,
-        sandboxes::{MAX_WAIT_SECONDS, Sandbox, SandboxStatus},
+        sandboxes::{CreateSandbox, MAX_WAIT_SECONDS, Sandbox, SandboxStatus},
     },
     cli::{OutputFormat, ResourceFlags, SandboxCreateArgs},
     client::{
@@ -15,7 +15,6 @@ use crate::{
     exit::{Exit, Failure},
 };
 use http::Method;
-use serde_json::{Value, json};
 use std::{thread, time::Duration};
 
 /// Pause between two looks at a sandbox that does not run yet.
@@ -42,35 +41,28 @@ pub(super) struct NewSandbox {
 
 impl NewSandbox {
     /// Body of the call.
-    fn body(&self) -> Value {
-        let wait = if self.is_immediate {
-            0
-        } else {
-            MAX_WAIT_SECONDS
-        };
+    fn body(&self) -> CreateSandbox {
         let limits = &self.limits;
-        let all = json!({
-            "name": self.name,
-            "image": self.image,
-            "env": self.env,
-            "node": self.node,
-            "node_labels": (!self.labels.is_empty()).then_some(&self.labels),
-            "cpus": limits.cpus,
-            "memory": limits.memory,
-            "pids": limits.pids,
-            "shm_size": limits.shm_size,
-            "gpus": limits.gpus,
-            "use_inference": limits.use_inference.then_some(true),
-            "lifetime_seconds": self.lifetime.map(whole_seconds),
-            "idle_timeout_seconds": self.idle_timeout.map(whole_seconds),
-            "wait_seconds": wait,
-        });
-        match all {
-            Value::Object(mut fields) => {
-                fields.retain(|_, value| !value.is_null());
-                fields.into()
-            }
-            other => other,
+        CreateSandbox {
+            name: self.name.clone(),
+            image: self.image.clone(),
+            env: self.env.clone(),
+            node: self.node.clone(),
+            node_labels: (!self.labels.is_empty()).then(|| self.labels.clone()),
+            cpus: limits.cpus,
+            memory: limits.memory,
+            pids: limits.pids,
+            shm_size: limits.shm_size,
+            gpus: limits.gpus.clone(),
+            use_inference: limits.use_inference.then_some(true),
+            lifetime_seconds: self.lifetime.map(whole_seconds),
+            idle_timeout_seconds: self.idle_timeout.map(whole_seconds),
+            wait_seconds: Some(if self.is_immediate {
+                0
+            } else {
+                MAX_WAIT_SECONDS
+            }),
+            ..CreateSandbox::default()
         }
     }
 
@@ -160,13 +152,13 @@ pub(super) fn ended(sandbox: &Sandbox) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn body_has_only_what_is_given() {
-        assert_eq!(
-            NewSandbox::default().body(),
-            json!({"wait_seconds": MAX_WAIT_SECONDS})
-        );
+        let body = |new: &NewSandbox| serde_json::to_value(new.body()).unwrap();
+        let usual = json!({"wait_seconds": MAX_WAIT_SECONDS});
+        assert_eq!(body(&NewSandbox::default()), usual);
         let new = NewSandbox {
             name: Some("a".to_owned()),
             lifetime: Some(Duration::from_millis(1500)),
@@ -174,6 +166,6 @@ mod tests {
             ..NewSandbox::default()
         };
         let expected = json!({"name": "a", "lifetime_seconds": 2, "wait_seconds": 0});
-        assert_eq!(new.body(), expected);
+        assert_eq!(body(&new), expected);
     }
 }

@@ -4,7 +4,7 @@ use super::target::Target;
 use crate::{
     api::{
         sandboxes::{
-            RenewSandbox, Sandbox, SandboxStatus,
+            RenewSandbox, Sandbox, SandboxList, SandboxStatus,
             exec::{Exec, ExecList, ExecStatus},
         },
         time::Time,
@@ -20,16 +20,8 @@ use crate::{
     exit::Failure,
 };
 use http::Method;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::time::Duration;
-
-/// Page of sandboxes.
-#[derive(Serialize, Deserialize)]
-struct SandboxPage {
-    sandboxes: Vec<Sandbox>,
-    #[serde(default)]
-    next_cursor: String,
-}
 
 /// Sandbox with its execs, as a document.
 #[derive(Serialize)]
@@ -47,7 +39,7 @@ pub(super) fn list(args: &SandboxListArgs) -> Result<(), Failure> {
         ("cursor", args.cursor.as_deref()),
     ];
     let path = paths::with_query("/v1/sandboxes", &query);
-    let page: SandboxPage = ApiClient::from_args(&args.client)?.get(&path)?;
+    let page: SandboxList = ApiClient::from_args(&args.client)?.get(&path)?;
     if args.client.output == OutputFormat::Json {
         return print::json(&page);
     }

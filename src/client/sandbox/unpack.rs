@@ -5,12 +5,12 @@
 
 use super::receive::cut;
 use crate::{
-    client::{many::Failures, print::note, progress::Progress},
-    exit::{Exit, Failure},
-    unpack::{
+    archive::{
         Archive, ArchiveError, Entry, EntryKind, Links, RelativePath, Tree, normalize, quoted,
         set_mode, set_modified,
     },
+    client::{many::Failures, print::note, progress::Progress},
+    exit::{Exit, Failure},
 };
 use std::{
     io::{self, Read, Write as _},
