@@ -96,7 +96,7 @@ fn sandbox_survives_kill_of_every_role() {
 fn sandboxes_end_for_their_reasons() {
     let cluster = Cluster::start_with(&["--max-concurrency=8"]);
     let idle = cluster.create_sandbox(&json!({"idle_timeout_seconds": 1}));
-    let old = cluster.create_sandbox(&json!({"lifetime_seconds": 1}));
+    let old = cluster.create_sandbox(&json!({"lifetime_seconds": 5}));
     let (deleted, lost) = (
         cluster.create_sandbox(&json!({})),
         cluster.create_sandbox(&json!({})),
