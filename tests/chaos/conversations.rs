@@ -145,7 +145,7 @@ impl Conversation<'_> {
             let reply = self.call("POST", &format!("{sandbox}/exec"), "", &wanted)?;
             match reply.status {
                 200 | 201 => Some(true),
-                404 | 410 => Some(false),
+                410 => Some(false),
                 409 | 429 => None,
                 _ => panic!("{}", reply.text()),
             }
@@ -166,7 +166,7 @@ impl Conversation<'_> {
             let reply = self.call("GET", &path, &last, &Value::Null)?;
             match reply.status {
                 200 => {}
-                404 | 410 => return Some(()),
+                410 => return Some(()),
                 409 | 429 => return None,
                 _ => panic!("{}", reply.text()),
             }
