@@ -108,7 +108,9 @@ impl Warnings {
         if warnings.is_empty() {
             return answer;
         }
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
+        // An answer that was passed on has that of its sender.
+        parts.headers.remove(header::CONTENT_LENGTH);
         match body.collect().await {
             Ok(whole) => {
                 let body = append_field(whole.to_bytes(), &warnings);

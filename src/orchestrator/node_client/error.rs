@@ -42,7 +42,7 @@ pub(in crate::orchestrator) enum NodeCallErrorKind {
     UnknownToken,
     /// The node does not accept calls from here (403, 421).
     Denied,
-    /// The node has no such job (404).
+    /// The node has no such job, or its sandbox has ended (404, 410).
     NotFound,
     /// The node has another attempt of the job, or the attempt still runs (409).
     Conflict,
@@ -122,7 +122,7 @@ fn kind(error: &CallError) -> NodeCallErrorKind {
         413 => NodeCallErrorKind::TooLarge,
         401 => NodeCallErrorKind::UnknownToken,
         403 | 421 => NodeCallErrorKind::Denied,
-        404 => NodeCallErrorKind::NotFound,
+        404 | 410 => NodeCallErrorKind::NotFound,
         409 if slug(error) == ProblemKind::ContentMissing.slug() => {
             NodeCallErrorKind::ContentMissing
         }
@@ -184,6 +184,7 @@ mod tests {
             (403, NodeCallErrorKind::Denied),
             (421, NodeCallErrorKind::Denied),
             (404, NodeCallErrorKind::NotFound),
+            (410, NodeCallErrorKind::NotFound),
             (405, NodeCallErrorKind::Unsupported),
             (501, NodeCallErrorKind::NotImplemented),
             (409, NodeCallErrorKind::Conflict),

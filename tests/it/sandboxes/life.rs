@@ -4,6 +4,10 @@ use super::{Scene, delete, end_of, ids, keep, path, report};
 use crate::support::{Call, Orchestrator, StandIn, eventually, lasting_port};
 use cynode::api::time::Time;
 use serde_json::{Value, json};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
 
 #[test]
 fn sandbox_runs_without_command() {
@@ -241,29 +245,29 @@ fn sandbox_of_lost_node_never_moves() {
 fn refused_sandbox_goes_to_another_node() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
-    let mut picky = StandIn::start(&orchestrator, "picky", |call, answer| {
-        if !call.is_run() {
-            return answer.problem(404, "not-found");
-        }
-        let mut result = end_of(call, "failed", None);
-        result["error"] = json!({"type": "image-not-allowed", "message": "not here"});
-        answer.stream().end(1, &result);
-    });
-    picky.join();
-    report(&picky, 1);
-    let admin = orchestrator.login();
-    let created = admin
-        .post("/v1/sandboxes", &json!({"wait_seconds": 0}))
-        .json(201);
-    picky.call("run", Call::is_run);
     let ends = super::Ends::default();
-    let mut other = StandIn::start(&orchestrator, "other", move |call, answer| {
-        keep(&ends, call, answer);
-    });
-    other.join();
-    report(&other, 1);
-    let run = other.call("run", Call::is_run);
-    assert_eq!(run.body["task_id"], created["id"]);
+    let refused = Arc::<AtomicBool>::default();
+    // Keeps the node for as long as the test runs.
+    let join = |slug: &str| {
+        let (ends, refused) = (ends.clone(), Arc::clone(&refused));
+        let mut node = StandIn::start(&orchestrator, slug, move |call, answer| {
+            if !call.is_run() || refused.swap(true, Ordering::SeqCst) {
+                return keep(&ends, call, answer);
+            }
+            let mut result = end_of(call, "failed", None);
+            result["error"] = json!({"type": "image-not-allowed", "message": "not here"});
+            answer.stream().end(1, &result);
+        });
+        node.join();
+        report(&node, 1);
+        node
+    };
+    let nodes = [join("one"), join("two")];
+    let admin = orchestrator.login();
+    let created = admin.post("/v1/sandboxes", &json!({})).json(201);
+    assert_eq!(created["status"], "running", "{created}");
+    let runs = |node: &StandIn| node.calls().into_iter().filter(Call::is_run).count();
+    assert_eq!(nodes.each_ref().map(runs), [1, 1]);
 }
 
 #[test]
@@ -276,7 +280,7 @@ fn sandbox_outlives_orchestrator() {
     };
     let mut orchestrator = start();
     let ends = super::Ends::default();
-    let run = std::sync::Arc::new(std::sync::Mutex::new(None::<Call>));
+    let run = Arc::new(Mutex::new(None::<Call>));
     let (known, last) = (ends.clone(), run.clone());
     let mut node = StandIn::start(&orchestrator, "box", move |call, answer| {
         if call.is_run() {

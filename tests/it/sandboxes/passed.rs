@@ -149,7 +149,7 @@ fn only_known_parts_of_answer_pass() {
         );
     }
     let problem = get("files?path=none").problem(404, "not-found");
-    assert_eq!(problem["detail"], "there is no[31m file");
+    assert_eq!(problem["detail"], "there is no [31m file");
     let problem = get("execs").problem(409, "conflict");
     assert!(
         problem["detail"].as_str().unwrap().contains("upgrade"),

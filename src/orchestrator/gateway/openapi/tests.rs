@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     api::{
         nodes::{SLUG_PATTERN, check_slug},
+        sandboxes::CreateSandbox,
         tasks::CreateTask,
     },
     orchestrator::gateway,
@@ -41,6 +42,47 @@ fn accepts(task: &Value) -> bool {
         .is_ok_and(|task| task.resolve("alpine").is_ok());
     assert_eq!(SCHEMA.is_valid(task), by_code, "{task:.300}");
     by_code
+}
+
+/// Whether the schema of this name accepts a body, which `by_code` has to decide alike.
+fn agrees(name: &str, body: &Value, by_code: bool) {
+    let mut schema = document();
+    schema["$ref"] = json!(format!("#/components/schemas/{name}"));
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    assert_eq!(validator.is_valid(body), by_code, "{name}: {body:.300}");
+}
+
+#[test]
+fn sandbox_schema_agrees_with_code() {
+    for (body, is_valid) in [
+        (json!({}), true),
+        (
+            json!({"name": "dev-1", "env": {"A": ""}, "gpus": "all", "cpus": 0.5, "memory": "1GiB", "unknown": 1}),
+            true,
+        ),
+        (
+            json!({"lifetime_seconds": 86_400, "idle_timeout_seconds": 1, "wait_seconds": 0}),
+            true,
+        ),
+        (json!({"name": null, "wait_seconds": null, "pids": null}), true),
+        (json!({"name": "Dev"}), false),
+        (json!({"name": ""}), false),
+        (json!({"name": "x".repeat(64)}), false),
+        (json!({"env": {"A B": ""}}), false),
+        (json!({"env": {"A": 1}}), false),
+        (json!({"node_labels": ["a b"]}), false),
+        (json!({"lifetime_seconds": 0}), false),
+        (json!({"lifetime_seconds": 86_401}), false),
+        (json!({"idle_timeout_seconds": 1.5}), false),
+        (json!({"wait_seconds": 61}), false),
+        (json!({"network_policy": "open"}), false),
+        (json!({"image": "A b"}), false),
+    ] {
+        let by_code = serde_json::from_value::<CreateSandbox>(body.clone())
+            .is_ok_and(|create| create.resolve("alpine").is_ok());
+        assert_eq!(by_code, is_valid, "{body}");
+        agrees("CreateSandbox", &body, by_code);
+    }
 }
 
 #[test]
