@@ -73,7 +73,7 @@ fn many_tasks_of_one_name_stay_fast() {
         .execute(
             "WITH RECURSIVE numbers(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)
              INSERT INTO tasks SELECT printf('00000000-0000-7000-8000-%012d', n), user_id, 'completed',
-                 'flood-' || n, spec, summary, exit_code, created_at, updated_at, started_at, updated_at
+                 'flood-' || n, spec, summary, exit_code, created_at, updated_at, started_at, updated_at, sandbox
              FROM tasks, numbers",
             [],
         )
@@ -155,7 +155,7 @@ fn name_or_prefix_replaces_id() {
 fn copy(orchestrator: &Orchestrator, from: &str, to: &str, name: Option<&str>) -> String {
     let database = Connection::open(orchestrator.data_dir.join("cynode.db")).unwrap();
     let sql = "INSERT INTO tasks SELECT ?1, user_id, 'completed', ?2, spec, summary, exit_code, created_at,
-                   updated_at, started_at, updated_at FROM tasks WHERE id = ?3";
+                   updated_at, started_at, updated_at, sandbox FROM tasks WHERE id = ?3";
     database.execute(sql, params![to, name, from]).unwrap();
     to.to_owned()
 }

@@ -64,7 +64,10 @@ fn sandbox_schema_agrees_with_code() {
             json!({"lifetime_seconds": 86_400, "idle_timeout_seconds": 1, "wait_seconds": 0}),
             true,
         ),
-        (json!({"name": null, "wait_seconds": null, "pids": null}), true),
+        (
+            json!({"name": null, "wait_seconds": null, "pids": null}),
+            true,
+        ),
         (json!({"name": "Dev"}), false),
         (json!({"name": ""}), false),
         (json!({"name": "x".repeat(64)}), false),
