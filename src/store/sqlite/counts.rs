@@ -44,10 +44,7 @@ mod tests {
             plan.contains("jobs USING COVERING INDEX jobs_running"),
             "{plan}"
         );
-        assert!(
-            plan.contains("INDEX sandboxes_live"),
-            "{plan}"
-        );
+        assert!(plan.contains("INDEX sandboxes_live"), "{plan}");
         let none = JobCounts {
             queued: 0,
             running: 0,
