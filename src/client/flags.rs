@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 42] = [
+const FLAGS: [(&str, &str); 45] = [
     ("action", "--action"),
     ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
@@ -14,6 +14,7 @@ const FLAGS: [(&str, &str); 42] = [
     ("cpus", "--cpus"),
     ("current_password", "the current password"),
     ("cursor", "--cursor"),
+    ("cwd", "--cwd"),
     ("email", "--email"),
     ("env", "--env"),
     ("expires_at", "--expires"),
@@ -21,7 +22,9 @@ const FLAGS: [(&str, &str); 42] = [
     ("gpus", "--gpus"),
     ("grace_seconds", "--grace"),
     ("handle", "the user name"),
+    ("idle_timeout_seconds", "--idle-timeout"),
     ("image", "--image"),
+    ("lifetime_seconds", "--lifetime"),
     ("limit", "--limit"),
     ("max_attempts", "--max-attempts"),
     ("memory", "--memory"),

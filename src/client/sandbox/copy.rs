@@ -8,7 +8,7 @@ use super::{
 use crate::{
     api::sandboxes::{
         Sandbox,
-        files::{FileEntry, FileList},
+        files::FileList,
     },
     cli::{OutputFormat, SandboxCpArgs},
     client::{api_client::ApiClient, paths, print},
@@ -51,7 +51,7 @@ pub(super) fn copy(args: &SandboxCpArgs) -> Result<(), Failure> {
 pub(super) enum Found {
     Nothing,
     Directory,
-    File(FileEntry),
+    File,
 }
 
 /// Looks what there is at a path: a list of a file has that file, and one of a directory what is in it.
@@ -68,5 +68,5 @@ pub(super) fn look(
     };
     let itself = list.entries.into_iter().next();
     let itself = itself.filter(|entry| Path::new(&entry.path) == Path::new(&path.path));
-    Ok(itself.map_or(Found::Directory, Found::File))
+    Ok(itself.map_or(Found::Directory, |_| Found::File))
 }

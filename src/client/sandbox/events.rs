@@ -17,6 +17,8 @@ use std::io::Read;
 
 /// Exit code of a command of which nobody knows how it ended.
 const EXIT_LOST: u8 = 125;
+/// Exit code of a command that reached its time limit, as of a task.
+const EXIT_TIMEOUT: u8 = 124;
 
 /// Form in which events are printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,6 +125,9 @@ impl ExecEnd {
         }
         if let Some(text) = self.cause.and_then(cause_text) {
             note(&format!("cynode: {text}"));
+        }
+        if self.cause == Some(ExecEndCause::Timeout) {
+            return Err(Failure::silent(EXIT_TIMEOUT));
         }
         match self.code {
             Some(0) => Ok(()),

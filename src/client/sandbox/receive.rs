@@ -42,7 +42,7 @@ pub(super) fn path(
 ) -> Result<String, Failure> {
     let place = match look(api, target, from)? {
         Found::Directory => directory(api, target, from, to)?,
-        Found::File(_) => file(api, target, from, to)?,
+        Found::File => file(api, target, from, to)?,
         Found::Nothing => {
             let text = format!("there is no {} in the sandbox", clean(&from.path));
             return Err(Failure::new(Exit::NotFound, text));

@@ -114,7 +114,7 @@ fn place(
             None if is_directory => Ok(to.path.clone()),
             None => Err(Failure::usage("give the file a name in the sandbox")),
         },
-        Found::File(_) if is_directory || to.is_directory => {
+        Found::File if is_directory || to.is_directory => {
             let text = format!(
                 "{shown} is there in the sandbox, and is not a directory; name another place"
             );
@@ -128,7 +128,7 @@ fn place(
             );
             Err(Failure::new(Exit::NotFound, text))
         }
-        Found::File(_) | Found::Nothing => Ok(to.path.clone()),
+        Found::File | Found::Nothing => Ok(to.path.clone()),
     }
 }
 
