@@ -6,10 +6,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    api::sandboxes::{
-        Sandbox,
-        files::FileList,
-    },
+    api::sandboxes::{Sandbox, files::FileList},
     cli::{OutputFormat, SandboxCpArgs},
     client::{api_client::ApiClient, paths, print},
     exit::{Exit, Failure},

@@ -22,7 +22,6 @@ pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod sandbox;
 pub(crate) mod sandbox_gateway;
-pub(crate) mod sandbox;
 pub(crate) mod server;
 pub(crate) mod stage;
 pub(crate) mod stand_in;
