@@ -65,7 +65,7 @@ pub(super) async fn pass(job: &Arc<Job>, mut request: Request) -> Reply {
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES)
         .max_headers(MAX_HEADERS)
-        .handshake::<_, CallBody>(TokioIo::new(AnsweredStream(stream)))
+        .handshake::<_, CallBody>(TokioIo::new(AnsweredStream::new(stream)))
         .await
         .map_err(broke_off)?;
     // Whoever waits for the answer polls it, so it ends with the call.

@@ -77,10 +77,11 @@ pub(super) async fn serve(
     // The exec is hung up without waiting for the client's farewell.
     drop(attachment);
     let farewell = async {
-        if sink.send(Message::Close(Some(frame))).await.is_ok() {
-            // What the client has sent meanwhile would have its end reset the connection, and the last frame be lost.
-            while let Some(Ok(_)) = messages.next().await {}
-        }
+        // It fails where the client has closed the connection; its own frame is answered already, in a buffer.
+        let _ = sink.send(Message::Close(Some(frame))).await;
+        let _ = sink.flush().await;
+        // What the client has sent meanwhile would have its end reset the connection, and the last frame be lost.
+        while let Some(Ok(_)) = messages.next().await {}
     };
     // A client that says no farewell is cut.
     let _ = timeout(CLOSE_TIMEOUT, farewell).await;
