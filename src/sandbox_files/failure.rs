@@ -21,8 +21,7 @@ pub(super) fn name(path: &Path) -> String {
 /// Problem of an operation on a path.
 pub(super) fn problem(path: &Path, error: &io::Error) -> Problem {
     let name = name(path);
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    let (kind, detail) = match errno {
+    let (kind, detail) = match errno(error) {
         Some(Errno::NOENT) => (
             ProblemKind::NotFound,
             format!("there is no {name} in the sandbox; check the path, or list its directory"),
@@ -92,8 +91,27 @@ pub(super) fn problem(path: &Path, error: &io::Error) -> Problem {
 
 /// Whether a file system had no room.
 pub(super) fn is_no_room(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG))
+    matches!(
+        errno(error),
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
+    )
+}
+
+/// The system's error. One that names the path of a temporary file has only its kind.
+fn errno(error: &io::Error) -> Option<Errno> {
+    let of_kind = || match error.kind() {
+        io::ErrorKind::PermissionDenied => Some(Errno::ACCESS),
+        io::ErrorKind::NotFound => Some(Errno::NOENT),
+        io::ErrorKind::NotADirectory => Some(Errno::NOTDIR),
+        io::ErrorKind::ReadOnlyFilesystem => Some(Errno::ROFS),
+        io::ErrorKind::StorageFull => Some(Errno::NOSPC),
+        io::ErrorKind::QuotaExceeded => Some(Errno::DQUOT),
+        io::ErrorKind::FileTooLarge => Some(Errno::FBIG),
+        io::ErrorKind::OutOfMemory => Some(Errno::NOMEM),
+        _ => None,
+    };
+    let known = error.raw_os_error().map(Errno::from_raw_os_error);
+    known.or_else(of_kind)
 }
 
 /// Problem of a file system without room: how much is used, and how much is needed where that is known.

@@ -184,3 +184,14 @@ fn system_files_have_content() {
     assert_eq!(read.status, 200);
     assert!(read.body.starts_with(b"Name:"));
 }
+
+#[test]
+fn temporary_file_that_cannot_be_made_has_clear_problem() {
+    let sandbox = Sandbox::new();
+    // No user may make a file there, not even root.
+    let refused = sandbox.put("/files?path=/proc/none", "x");
+    assert!([403, 404].contains(&refused.status), "{}", refused.detail());
+    let full = io::Error::new(io::ErrorKind::StorageFull, "full, at path x");
+    let problem = failure::problem(&sandbox.workspace(), &full);
+    assert_eq!(problem.kind.status(), 507);
+}
