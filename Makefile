@@ -54,7 +54,7 @@ test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED 
 
 test-inference-clients: setup ## Run the official OpenAI, Anthropic and Ollama clients against cynode (PyPI)
 	$(CARGO) build --locked --example stand-in-ollama
-	python=$$(scripts/clients.sh) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_echo
+	python=$$(scripts/clients.sh) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_echo official_clients::agents_hold
 
 test-inference-real: setup ## Run the same clients with llama.cpp and a tiny model (PyPI)
 	$(CARGO) build --locked --example stand-in-ollama

@@ -3,7 +3,8 @@
 //! `make test-inference-real` run these tests.
 
 use crate::support::{
-    Node, Orchestrator, Process, eventually, exposition::Exposition, model_server::binary,
+    Cluster, IMAGE, Node, Orchestrator, Process, eventually, exposition::Exposition,
+    model_server::binary,
 };
 use serde_json::json;
 use std::{
@@ -90,6 +91,23 @@ fn clients_work_with_echo() {
     let home = tempfile::tempdir().unwrap();
     let (_server, port) = model_server(home.path(), None);
     run_clients(home.path(), &port, "echo");
+}
+
+#[test]
+#[ignore = "needs clients from PyPI: make test-inference-clients"]
+fn agents_hold_conversations_with_sandboxes() {
+    let cluster = Cluster::start();
+    let key = json!({"name": "agent", "scopes": ["sandboxes"]});
+    let key = cluster.user.post("/v1/keys", &key).json(201);
+    let mut clients = python();
+    clients
+        .args(["-m", "unittest", "--verbose", "test_agents"])
+        .env("CYNODE_URL", &cluster.orchestrator.gateway_url)
+        .env("CYNODE_TOKEN", key["key"].as_str().unwrap())
+        .env("CYNODE_IMAGE", IMAGE);
+    let output = clients.output().unwrap();
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}");
 }
 
 /// A process that ends with its stdin.

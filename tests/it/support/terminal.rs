@@ -67,6 +67,7 @@ pub(crate) struct Session {
     person: File,
     seen: Arc<Mutex<Vec<u8>>>,
     child: Child,
+    reader: thread::JoinHandle<()>,
 }
 
 impl Session {
@@ -82,7 +83,7 @@ impl Session {
             .unwrap();
         let seen = Arc::<Mutex<Vec<u8>>>::default();
         let (mut screen, kept) = (person.try_clone().unwrap(), Arc::clone(&seen));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut some = [0; 4096];
             // An error is the end of the output: no process has the other end open.
             while let Ok(n @ 1..) = screen.read(&mut some) {
@@ -93,6 +94,7 @@ impl Session {
             person,
             seen,
             child,
+            reader,
         }
     }
 
@@ -140,6 +142,9 @@ impl Session {
     /// Waits for the end of the program; both streams are in `stdout`.
     pub(crate) fn ends(&mut self) -> Done {
         let status = eventually("the end of the program", || self.child.try_wait().unwrap());
+        eventually("the end of its output", || {
+            self.reader.is_finished().then_some(())
+        });
         Done {
             code: status.code().unwrap(),
             stdout: self.shown(),
