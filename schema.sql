@@ -103,8 +103,8 @@ CREATE TABLE tasks (
 -- Lists seek by all columns that they filter by and read in the order of ids. A list without a status reads each
 -- status and merges them. The numbered tasks of a name, such as build-2, are those whose name without its last
 -- digits is build-; that is an index alone and no column, so that an upgrade rewrites no task.
-CREATE INDEX tasks_by_user ON tasks (user_id, status, id) WHERE sandbox IS NULL;
-CREATE INDEX tasks_by_status ON tasks (status, id) WHERE sandbox IS NULL;
+CREATE INDEX tasks_by_user ON tasks (user_id, status, id, sandbox) WHERE sandbox IS NULL;
+CREATE INDEX tasks_by_status ON tasks (status, id, sandbox) WHERE sandbox IS NULL;
 CREATE INDEX tasks_by_name ON tasks (name, user_id) WHERE name IS NOT NULL;
 CREATE INDEX tasks_by_stem ON tasks (rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;
 CREATE INDEX tasks_by_user_stem ON tasks (user_id, rtrim(name, '0123456789'), status, id) WHERE rtrim(name, '0123456789') IS NOT NULL;

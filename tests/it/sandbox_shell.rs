@@ -79,7 +79,12 @@ fn conversation_keeps_files_and_exit_codes() {
     assert!(at("back/deep/run.sh").is_file());
     let done = cluster.run(&["sandbox", "ls", "box:src", "--depth", "2"]);
     assert_eq!(done.stdout, "deep/\ndeep/run.sh\nlink\n");
+}
 
+#[test]
+fn execs_end_with_their_exit_codes() {
+    let cluster = Cluster::start();
+    create(&cluster);
     let done = cluster.run(&[
         "sandbox",
         "exec",

@@ -128,10 +128,15 @@ fn equal(conditions: &Conditions<'_>) -> String {
 }
 
 fn seek_sql(conditions: &Conditions<'_>) -> String {
+    // Sandboxes that stay have no name of a task, and the indexes of names have no other column.
+    let is_by_name = conditions.iter().any(|(column, _)| *column == STEM);
+    let kind = if is_by_name {
+        ""
+    } else {
+        "AND sandbox IS NULL "
+    };
     let equal = equal(conditions);
-    format!(
-        "SELECT id FROM tasks WHERE {equal} AND id < ? AND sandbox IS NULL ORDER BY id DESC LIMIT ?"
-    )
+    format!("SELECT id FROM tasks WHERE {equal} AND id < ? {kind}ORDER BY id DESC LIMIT ?")
 }
 
 fn exact_sql(conditions: &Conditions<'_>) -> String {

@@ -67,6 +67,7 @@ const OF_TASK: ExecCalls = ExecCalls {
 pub(super) fn all() -> Vec<Operation> {
     let mut all = execs(&OF_SANDBOX);
     all.extend(files());
+    all.extend(archives());
     all.extend(execs(&OF_TASK));
     all
 }
@@ -200,18 +201,19 @@ fn bytes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
 }
 
+fn with_path(operation: Operation) -> Operation {
+    operation.required_query(
+        "path",
+        "Path in the sandbox; a relative one begins at /workspace.",
+        any_text,
+    )
+}
+
 fn files() -> Vec<Operation> {
     let call = |method, id, path, summary| passed(method, [id, path], summary);
-    let with_path = |operation: Operation| {
-        operation.required_query(
-            "path",
-            "Path in the sandbox; a relative one begins at /workspace.",
-            any_text,
-        )
-    };
     let mode =
         |_: &mut SchemaGenerator| json_schema!({"type": "string", "pattern": "^0?[0-7]{3}$"});
-    let (file, archive) = ("/v1/sandboxes/{id}/files", "/v1/sandboxes/{id}/archive");
+    let file = "/v1/sandboxes/{id}/files";
     vec![
         with_path(call(
             Method::GET,
@@ -267,19 +269,24 @@ fn files() -> Vec<Operation> {
             "Move or rename a file or a directory",
         )
         .body::<MoveFile>(),
-        with_path(call(
+    ]
+}
+
+fn archives() -> Vec<Operation> {
+    let archive = "/v1/sandboxes/{id}/archive";
+    let call = |method, id, summary| with_path(passed(method, [id, archive], summary));
+    vec![
+        call(
             Method::GET,
             "download_archive",
-            archive,
             "Download a file or directory as a tar archive",
-        ))
+        )
         .returns_media("application/x-tar", "Tar archive.", bytes),
-        with_path(call(
+        call(
             Method::PUT,
             "upload_archive",
-            archive,
             "Unpack a tar archive below a directory",
-        ))
+        )
         .octets()
         .fails_with(413)
         .fails_with(507),

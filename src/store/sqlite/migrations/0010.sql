@@ -3,8 +3,8 @@
 ALTER TABLE tasks ADD COLUMN sandbox TEXT;
 DROP INDEX tasks_by_user;
 DROP INDEX tasks_by_status;
-CREATE INDEX tasks_by_user ON tasks (user_id, status, id) WHERE sandbox IS NULL;
-CREATE INDEX tasks_by_status ON tasks (status, id) WHERE sandbox IS NULL;
+CREATE INDEX tasks_by_user ON tasks (user_id, status, id, sandbox) WHERE sandbox IS NULL;
+CREATE INDEX tasks_by_status ON tasks (status, id, sandbox) WHERE sandbox IS NULL;
 CREATE INDEX sandboxes_by_id ON tasks (id) WHERE sandbox IS NOT NULL;
 CREATE INDEX sandboxes_by_user ON tasks (user_id, id) WHERE sandbox IS NOT NULL;
 CREATE INDEX sandboxes_by_name ON tasks (sandbox ->> '$.name', user_id, ended_at IS NULL, id) WHERE sandbox IS NOT NULL;
