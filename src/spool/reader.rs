@@ -81,8 +81,12 @@ impl LogReader {
             let Some(record) = self.next_record(&mut records, output)? else {
                 break;
             };
-            bytes += RECORD_HEADER_BYTES + record.length as usize;
-            records.extend(self.decode(record, output));
+            let length = RECORD_HEADER_BYTES + record.length as usize;
+            // What is skipped doesn't count: no record means that all were read.
+            if let Some(record) = self.decode(record, output) {
+                bytes += length;
+                records.push(record);
+            }
         }
         Ok(records)
     }
