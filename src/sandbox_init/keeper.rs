@@ -9,8 +9,8 @@
 //! with its exit code, or by its signal.
 //!
 //! The keeper is a fork of init that executes nothing. Between the fork and its end it makes system calls only, since
-//! other threads of init may have held any lock. It is not dumpable, as init is not, and blocks all signals but two: the one
-//! of ended children, and [`request_signal`], by which init has it send a signal to the command. Since the keeper
+//! other threads of init may have held any lock. It is not dumpable, as init is not, and blocks all signals but three: the one
+//! of ended children, and those of [`request_signal`], by which init has it send a signal to the command. Since the keeper
 //! alone reaps the command, that signal never reaches a process that has got its number.
 //!
 //! A command may kill its keeper, since both have one user. Its tree falls to init then and lives until the sandbox ends,
@@ -27,13 +27,24 @@ fn request() -> libc::c_int {
     libc::SIGRTMIN()
 }
 
+/// Signal by which init asks for KILL where that one can't be queued.
+const KILL_REQUEST: libc::c_int = libc::SIGUSR1;
+
 /// Has a keeper send a signal to the process group of its command, unless that has ended.
 pub(super) fn request_signal(keeper: libc::pid_t, signal: i32) {
     let value = libc::sigval {
         sival_ptr: ptr::without_provenance_mut(signal.cast_unsigned() as usize),
     };
-    // SAFETY: plain system call; the keeper takes the pointer for the number that it is.
-    unsafe { libc::sigqueue(keeper, request(), value) };
+    // SAFETY: plain system calls; the keeper takes the pointer for the number that it is, and was not reaped yet.
+    unsafe {
+        let queued = libc::sigqueue(keeper, request(), value);
+        if queued == -1 && signal == libc::SIGKILL {
+            // The command has used up what its user may queue; a standard signal is never refused.
+            libc::kill(keeper, KILL_REQUEST);
+        }
+        // The command may have stopped it.
+        libc::kill(keeper, libc::SIGCONT);
+    }
 }
 
 /// Splits the calling process, a fork of init, into a keeper, which never returns, and its child, which is to become the
@@ -101,10 +112,14 @@ fn wait_for(command: libc::pid_t) -> libc::c_int {
             libc::sigemptyset(wanted.as_mut_ptr());
             libc::sigaddset(wanted.as_mut_ptr(), libc::SIGCHLD);
             libc::sigaddset(wanted.as_mut_ptr(), request());
-            if libc::sigwaitinfo(wanted.as_ptr(), info.as_mut_ptr()) == request() {
+            libc::sigaddset(wanted.as_mut_ptr(), KILL_REQUEST);
+            let received = libc::sigwaitinfo(wanted.as_ptr(), info.as_mut_ptr());
+            // The command is its group's first, and has not been reaped.
+            if received == request() {
                 let signal = info.assume_init().si_value().sival_ptr.addr();
-                // The command is its group's first, and has not been reaped.
                 libc::kill(-command, signal as libc::c_int);
+            } else if received == KILL_REQUEST {
+                libc::kill(-command, libc::SIGKILL);
             }
         }
     }

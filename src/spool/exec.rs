@@ -11,7 +11,11 @@
 //! process that is killed, and an exec that a machine took with it is never run again because there is no sandbox to run
 //! it in.
 
-use super::{LogReader, log::RecordKind, writer::LogWriter, writer::record_length};
+use super::{
+    LogReader,
+    log::{self, RecordKind},
+    writer::{LogWriter, record_length},
+};
 use crate::{
     api::{
         ExecId,
@@ -80,8 +84,12 @@ impl ExecSpool {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             created => created?,
         }
-        self.write(EXEC_FILE, exec)?;
-        Ok(true)
+        let written = self.write(EXEC_FILE, exec);
+        if written.is_err() {
+            // A later exec with this id is the first one.
+            self.remove()?;
+        }
+        written.map(|()| true)
     }
 
     /// Records the end of the exec.
@@ -125,12 +133,20 @@ impl ExecSpool {
     }
 
     /// Size of the log, in bytes.
-    pub fn bytes(&self) -> io::Result<u64> {
+    pub fn log_bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
-        for entry in fs::read_dir(&self.path)? {
-            bytes += entry?.metadata()?.len();
+        for index in log::segments(&self.path)? {
+            bytes += log::segment_path(&self.path, index).metadata()?.len();
         }
         Ok(bytes)
+    }
+
+    /// Removes the log. The exec and its end stay on record.
+    pub fn remove_log(&self) -> io::Result<()> {
+        for index in log::segments(&self.path)? {
+            fs::remove_file(log::segment_path(&self.path, index))?;
+        }
+        Ok(())
     }
 
     /// Removes the exec.

@@ -23,7 +23,7 @@ use crate::{
     engine::EngineError,
     sandbox::{
         self, ContainerCleanup, Exec, ExecLimits, OutputSink, Sandbox, SandboxConfig, Start,
-        StdinSource, listeners,
+        StdinSource, StopReason, StopRequest, listeners,
         shim::{self, GuestConfig, Shim},
     },
     sandbox_init::{WORKSPACE, inference, wire::ExecSpec},
@@ -233,9 +233,20 @@ async fn end_of(
                 hand_over_listeners(config.spool.clone(), &sandbox, shim);
             }
             let session = serve_execs(config, exec, stays, &sandbox, shim);
+            if session.is_none() && stays.is_some() {
+                // It could not be reached, and nothing would end it.
+                let stop = StopRequest::within(StopReason::Canceled, Duration::ZERO);
+                shim.stops.request(stop);
+            }
             let (exit, container) = sandbox.run(exec, sink, &shim.stops).await;
-            if let Some(session) = session {
-                session.finish().await;
+            match session {
+                Some(session) => session.finish().await,
+                None if stays.is_some() => {
+                    let message = "calls about the sandbox can't be served; see its node's log";
+                    let end = JobEnd::failed(JobErrorKind::EngineError, message);
+                    return (end, Some(container.into()));
+                }
+                None => {}
             }
             (exit, container.into())
         }

@@ -17,6 +17,7 @@ use crate::{
     sandbox::{ExecControl, ExecHandle},
     sandbox_init::wire::{ExecEnd, ExecSpec, ExecStreams, InitRequest, Report, Size},
     spool::{ExecRecorder, ExecSpool},
+    wait,
 };
 use parking_lot::Mutex;
 use std::{
@@ -31,7 +32,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::pipe,
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 
@@ -53,6 +54,7 @@ pub(super) struct RunningExec {
     /// Whether a call has sent it a signal.
     pub(super) is_signaled: AtomicBool,
     recorder: Mutex<ExecRecorder>,
+    has_ended: watch::Sender<bool>,
 }
 
 /// Streams of an exec, our ends and those for init.
@@ -140,11 +142,13 @@ fn start_recorded(
         stdin: open,
         is_signaled: AtomicBool::new(false),
         recorder: recorder.into(),
+        has_ended: watch::Sender::new(false),
     });
     session.enter_exec(call.exec_id, &running);
     let stays_open = exec.interactive;
     if let Some(first) = call.stdin {
-        background::spawn("exec_stdin", feed(held, first, stays_open));
+        let fed = feed(held, Arc::clone(&running), first, stays_open);
+        background::spawn("exec_stdin", fed);
     }
     let guest = Guest {
         session: Arc::clone(session),
@@ -163,10 +167,19 @@ fn start_recorded(
 }
 
 /// Writes the first bytes of stdin, and closes it where no more may come.
-async fn feed(mut stdin: OwnedMutexGuard<Option<pipe::Sender>>, first: String, stays_open: bool) {
+async fn feed(
+    mut stdin: OwnedMutexGuard<Option<pipe::Sender>>,
+    exec: Arc<RunningExec>,
+    first: String,
+    stays_open: bool,
+) {
     if let Some(open) = &mut *stdin {
-        let written = open.write_all(first.as_bytes()).await;
-        if written.is_err() || !stays_open {
+        let is_written = tokio::select! {
+            written = open.write_all(first.as_bytes()) => written.is_ok(),
+            // What it has left may hold the pipe, and never read.
+            () = exec.ended() => false,
+        };
+        if !is_written || !stays_open {
             // It reads no more, or there is no more.
             *stdin = None;
         }
@@ -198,6 +211,12 @@ fn spec(session: &Session, call: &ExecCall) -> ExecSpec {
 }
 
 impl RunningExec {
+    /// Waits for the end of the exec.
+    pub(super) async fn ended(&self) {
+        // The sender lives in `self`.
+        let _ = wait::until(&mut self.has_ended.subscribe(), |ended| *ended).await;
+    }
+
     /// Appends a message about the sandbox to the log.
     pub(super) fn announce(&self, message: &str) {
         self.recorder.lock().append_status(message);
@@ -243,6 +262,7 @@ struct Outcome {
 impl Guest {
     async fn run(mut self, timeout: Option<Duration>) {
         let outcome = self.follow(timeout).await;
+        self.running.has_ended.send_replace(true);
         let drain = if self.is_detached {
             DETACHED_DRAIN_TIMEOUT
         } else {
@@ -352,11 +372,12 @@ impl Guest {
             Outcome {
                 is_timed_out: true, ..
             } => Some(ExecEndCause::Timeout),
+            // Before the other: the kernel counts for the whole sandbox.
+            _ if is_killed && is_signaled => Some(ExecEndCause::Signal),
             Outcome {
                 is_oom_killed: true,
                 ..
             } => Some(ExecEndCause::Oom),
-            _ if is_killed && is_signaled => Some(ExecEndCause::Signal),
             _ => None,
         };
         Exec {

@@ -1,7 +1,7 @@
 //! Pipes of an exec: our ends, which never block the shim, and those of the exec.
 
 use std::{fs::File, io, os::fd::OwnedFd};
-use tokio::net::unix::pipe;
+use tokio::{net::unix::pipe, task::coop};
 
 /// Bytes that are read of a pipe at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -44,6 +44,8 @@ impl OutputPipe {
     /// Next bytes; none at the end. Memory is taken only once there are some: many execs wait at a time. Cancel-safe.
     pub(super) async fn read(&mut self) -> Vec<u8> {
         while let Some(pipe) = &self.0 {
+            // Readiness takes no budget: a fast writer would keep all other tasks of the shim from running.
+            coop::consume_budget().await;
             if pipe.readable().await.is_ok() {
                 let mut buffer = Vec::with_capacity(READ_BYTES);
                 match pipe.try_read_buf(&mut buffer) {

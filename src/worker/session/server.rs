@@ -37,13 +37,15 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 /// Logs of ended execs that are kept at their largest.
 const MAX_ENDED_LOGS: u64 = 4;
 /// File servers that run at the same time.
 const MAX_FILE_SERVERS: usize = 32;
+/// Longest wait for one of them to end, so that another one can begin.
+const FILE_SERVER_WAIT: Duration = Duration::from_secs(10);
 /// Bytes that are read at a time for a stdin.
 const STDIN_READ_BYTES: usize = 64 * 1024;
 /// Delay after a connection that could not be accepted.
@@ -198,17 +200,25 @@ impl Session {
                 SessionReply::TooManyExecs
             };
         }
+        if self.table.lock().is_forgotten(exec_id) {
+            return SessionReply::Exists;
+        }
         match exec::start(self, call) {
             Ok(Started::New(exec)) => SessionReply::Started { exec: *exec },
             Ok(Started::Exists) => SessionReply::Exists,
             Err(error) if error.kind() == io::ErrorKind::NotConnected => SessionReply::Ended,
-            Err(error) => SessionReply::Failed {
-                detail: format!("the exec can't be started: {error}"),
-            },
+            Err(error) => {
+                tracing::warn!(exec = %exec_id, %error, "exec can't be started");
+                let detail = format!("the exec can't be started: {error}");
+                SessionReply::Failed { detail }
+            }
         }
     }
 
     fn is_known(&self, exec_id: ExecId) -> bool {
+        if self.table.lock().is_forgotten(exec_id) {
+            return true;
+        }
         let started = ExecSpool::at(&self.dir, exec_id).started();
         started.is_ok_and(|exec| exec.is_some())
     }
@@ -277,7 +287,12 @@ impl Session {
         };
         let _use = self.enter();
         write_frame(&mut stream, &SessionReply::Done).await?;
-        let mut stdin = exec.stdin.lock().await;
+        let mut stdin = tokio::select! {
+            stdin = exec.stdin.lock() => stdin,
+            () = exec.ended() => {
+                return write_frame(&mut stream, &SessionReply::StdinClosed { bytes: 0 }).await;
+            }
+        };
         let (mut bytes, mut buffer) = (0, Vec::new());
         let reply = loop {
             buffer.clear();
@@ -286,13 +301,14 @@ impl Session {
             match &mut *stdin {
                 None => break SessionReply::StdinClosed { bytes },
                 Some(_) if read == 0 => break SessionReply::StdinTaken { bytes },
-                Some(pipe) => {
-                    if pipe.write_all(&buffer).await.is_err() {
-                        *stdin = None;
-                    } else {
-                        bytes += read as u64;
-                    }
-                }
+                Some(pipe) => tokio::select! {
+                    written = pipe.write_all(&buffer) => match written {
+                        Ok(()) => bytes += read as u64,
+                        Err(_) => *stdin = None,
+                    },
+                    // What it has left may hold the pipe, and never read.
+                    () = exec.ended() => *stdin = None,
+                },
             }
         };
         if eof {
@@ -303,9 +319,12 @@ impl Session {
 
     /// Runs a file server, whose connection this one becomes.
     async fn serve_files(&self, mut stream: UnixStream) -> io::Result<()> {
+        // A command can stop the servers that run.
+        let permit = timeout(FILE_SERVER_WAIT, self.file_servers.acquire()).await;
+        let Ok(Ok(_permit)) = permit else {
+            return write_frame(&mut stream, &SessionReply::TooManyExecs).await;
+        };
         let _use = self.enter();
-        let permit = self.file_servers.acquire().await;
-        let _permit = permit.map_err(io::Error::other)?;
         write_frame(&mut stream, &SessionReply::Done).await?;
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
@@ -332,11 +351,18 @@ impl Session {
 
     /// Counts an exec whose end is on record, and removes the records of the oldest ones.
     pub(super) fn leave_exec(&self, exec_id: ExecId) {
-        let bytes = ExecSpool::at(&self.dir, exec_id).bytes().unwrap_or(0);
-        let removed = self.table.lock().end(exec_id, bytes);
-        for oldest in removed {
-            if let Err(error) = ExecSpool::at(&self.dir, oldest).remove() {
-                tracing::warn!(exec = %oldest, %error, "record of an exec can't be removed");
+        let bytes = ExecSpool::at(&self.dir, exec_id).log_bytes().unwrap_or(0);
+        let outdated = self.table.lock().end(exec_id, bytes);
+        let logs = outdated.logs.into_iter().map(|id| (id, false));
+        for (oldest, is_whole) in logs.chain(outdated.records.into_iter().map(|id| (id, true))) {
+            let spool = ExecSpool::at(&self.dir, oldest);
+            let removed = if is_whole {
+                spool.remove()
+            } else {
+                spool.remove_log()
+            };
+            if let Err(error) = removed {
+                tracing::warn!(exec = %oldest, %error, "records of an exec can't be removed");
             }
         }
         if let Some(clock) = &self.clock {

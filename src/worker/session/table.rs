@@ -3,7 +3,7 @@
 use super::exec::RunningExec;
 use crate::api::ExecId;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -13,20 +13,35 @@ const MAX_ENDED_EXECS: usize = 1000;
 /// Execs by what is known of them.
 pub(super) struct Table<E = Arc<RunningExec>> {
     running: HashMap<ExecId, E>,
-    /// Ended ones with the size of their records, the oldest first.
-    ended: VecDeque<(ExecId, u64)>,
-    ended_bytes: u64,
-    /// Most bytes of the records of ended ones, the newest apart.
-    max_ended_bytes: u64,
+    /// Ended ones whose records are kept, the oldest first.
+    ended: VecDeque<ExecId>,
+    /// Ended ones whose logs are kept, with their sizes, the oldest first.
+    logs: VecDeque<(ExecId, u64)>,
+    log_bytes: u64,
+    /// Most bytes of the logs of ended ones, the newest apart.
+    max_log_bytes: u64,
+    /// Ended ones without records: none of them is ever started again.
+    forgotten: HashSet<ExecId>,
+}
+
+/// Ended execs of which something is to be removed.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Outdated {
+    /// Their logs.
+    pub(super) logs: Vec<ExecId>,
+    /// All of their records.
+    pub(super) records: Vec<ExecId>,
 }
 
 impl<E: Clone> Table<E> {
-    pub(super) fn new(max_ended_bytes: u64) -> Self {
+    pub(super) fn new(max_log_bytes: u64) -> Self {
         Self {
             running: HashMap::new(),
             ended: VecDeque::new(),
-            ended_bytes: 0,
-            max_ended_bytes,
+            logs: VecDeque::new(),
+            log_bytes: 0,
+            max_log_bytes,
+            forgotten: HashSet::new(),
         }
     }
 
@@ -43,26 +58,41 @@ impl<E: Clone> Table<E> {
         self.running.values()
     }
 
+    /// Whether an exec has ended whose records were removed.
+    pub(super) fn is_forgotten(&self, id: ExecId) -> bool {
+        self.forgotten.contains(&id)
+    }
+
     pub(super) fn insert(&mut self, id: ExecId, exec: E) {
         self.running.insert(id, exec);
     }
 
-    /// Records that an exec has ended, with records of this size. Returns those whose records are to be removed.
-    pub(super) fn end(&mut self, id: ExecId, bytes: u64) -> Vec<ExecId> {
+    /// Records that an exec has ended, with a log of this size. Returns what makes room.
+    pub(super) fn end(&mut self, id: ExecId, log_bytes: u64) -> Outdated {
         self.running.remove(&id);
-        self.ended.push_back((id, bytes));
-        self.ended_bytes += bytes;
-        let mut removed = Vec::new();
-        while self.ended.len() > MAX_ENDED_EXECS
-            || self.ended_bytes > self.max_ended_bytes && self.ended.len() > 1
+        self.ended.push_back(id);
+        self.logs.push_back((id, log_bytes));
+        self.log_bytes += log_bytes;
+        let mut outdated = Outdated::default();
+        while self.log_bytes > self.max_log_bytes
+            && self.logs.len() > 1
+            && let Some((oldest, bytes)) = self.logs.pop_front()
         {
-            let Some((oldest, bytes)) = self.ended.pop_front() else {
-                break;
-            };
-            self.ended_bytes -= bytes;
-            removed.push(oldest);
+            self.log_bytes -= bytes;
+            outdated.logs.push(oldest);
         }
-        removed
+        while self.ended.len() > MAX_ENDED_EXECS
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            if self.logs.front().is_some_and(|(id, _)| *id == oldest)
+                && let Some((_, bytes)) = self.logs.pop_front()
+            {
+                self.log_bytes -= bytes;
+            }
+            self.forgotten.insert(oldest);
+            outdated.records.push(oldest);
+        }
+        outdated
     }
 }
 
@@ -71,20 +101,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oldest_records_make_room() {
-        let ids: Vec<_> = (0..MAX_ENDED_EXECS + 2).map(|_| ExecId::new()).collect();
+    fn oldest_logs_and_records_make_room() {
+        let ids: Vec<_> = (0..=MAX_ENDED_EXECS).map(|_| ExecId::new()).collect();
         let mut table = Table::<()>::new(100);
         for id in &ids {
             table.insert(*id, ());
         }
-        assert!(table.end(ids[0], 60).is_empty());
-        assert_eq!(table.end(ids[1], 50), [ids[0]]);
-        assert_eq!(table.end(ids[2], 1000), [ids[1]], "the newest stays");
-        assert_eq!(table.running(), ids.len() - 3);
-        assert_eq!(table.end(ids[3], 0), [ids[2]]);
-        let removed: Vec<_> = ids[4..].iter().flat_map(|id| table.end(*id, 0)).collect();
-        assert_eq!(removed, []);
-        assert_eq!(table.end(ExecId::new(), 0), []);
-        assert_eq!(table.end(ExecId::new(), 0), [ids[3]], "too many");
+        let logs = |logs: &[ExecId]| Outdated {
+            logs: logs.to_vec(),
+            records: Vec::new(),
+        };
+        assert_eq!(table.end(ids[0], 60), logs(&[]));
+        assert_eq!(table.end(ids[1], 50), logs(&[ids[0]]));
+        assert_eq!(table.end(ids[2], 1000), logs(&[ids[1]]), "the newest stays");
+        assert_eq!(table.end(ids[3], 1), logs(&[ids[2]]));
+        for id in &ids[4..MAX_ENDED_EXECS] {
+            assert_eq!(table.end(*id, 0), logs(&[]));
+        }
+        assert_eq!(table.running(), 1);
+        let outdated = table.end(ids[MAX_ENDED_EXECS], 0);
+        assert_eq!(outdated.records, [ids[0]]);
+        assert!(table.is_forgotten(ids[0]) && !table.is_forgotten(ids[1]));
     }
 }

@@ -17,10 +17,13 @@ impl Sandbox {
     pub(crate) fn create(user: &Api, wanted: &Value) -> Self {
         let sandbox = user.post("/v1/sandboxes", wanted).json(201);
         assert_eq!(sandbox["status"], "running", "{sandbox}");
-        Self {
+        let sandbox = Self {
             user: user.clone(),
             id: sandbox["id"].as_str().unwrap().to_owned(),
-        }
+        };
+        // Each test begins with an empty workspace.
+        sandbox.output("rmdir artifacts");
+        sandbox
     }
 
     /// Path of a call about it.
