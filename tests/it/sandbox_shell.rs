@@ -20,6 +20,12 @@ fn create(cluster: &Cluster) {
     assert_eq!(done.code, 0, "{done:?}");
 }
 
+/// Removes the sandbox, so that the node is clean.
+fn remove(cluster: &Cluster) {
+    let done = cluster.run(&["sandbox", "rm", "box"]);
+    assert_eq!(done.code, 0, "{done:?}");
+}
+
 /// Output of a command in the sandbox, which succeeds.
 fn says(cluster: &Cluster, command: &[&str]) -> String {
     let done = cluster.run(&[&["sandbox", "exec", "box", "--"], command].concat());
@@ -79,6 +85,7 @@ fn conversation_keeps_files_and_exit_codes() {
     assert!(at("back/deep/run.sh").is_file());
     let done = cluster.run(&["sandbox", "ls", "box:src", "--depth", "2"]);
     assert_eq!(done.stdout, "deep/\ndeep/run.sh\nlink\n");
+    remove(&cluster);
 }
 
 #[test]
@@ -117,7 +124,7 @@ fn execs_end_with_their_exit_codes() {
         done.stdout.contains("box") && done.stdout.contains("running"),
         "{done:?}"
     );
-    assert_eq!(cluster.run(&["sandbox", "rm", "box"]).code, 0);
+    remove(&cluster);
     let done = cluster.run(&["sandbox", "exec", "box", "true"]);
     fails(&done, 5, "deleted");
 }
@@ -134,6 +141,7 @@ fn interrupt_reaches_command_in_sandbox() {
     client.signal(rustix::process::Signal::INT);
     assert_eq!(client.code(), 9, "{}", client.stderr());
     assert!(client.stdout().contains("caught"));
+    remove(&cluster);
 }
 
 #[test]
@@ -159,6 +167,7 @@ fn real_programs_have_real_terminal() {
     top.types("q");
     assert_eq!(top.ends().code, 0);
     assert!(top.echoes());
+    remove(&cluster);
 }
 
 #[test]
@@ -182,6 +191,7 @@ fn shell_controls_its_jobs_and_size() {
     let done = shell.ends();
     assert_eq!(done.code, 3, "{done:?}");
     assert!(shell.echoes());
+    remove(&cluster);
 }
 
 #[test]
@@ -200,6 +210,7 @@ fn detached_shell_goes_on() {
     second.types("echo $word-$word; exit 6\r");
     second.shows("kept-kept");
     assert_eq!(second.ends().code, 6);
+    remove(&cluster);
 }
 
 #[test]
