@@ -58,12 +58,23 @@ const TERM: &str = "xterm-256color";
 
 /// Connections that are attached to execs; cheap to clone.
 #[derive(Clone, Default)]
-pub(in crate::worker) struct Terminals(Arc<AttachedCounts>);
+pub(in crate::worker) struct Terminals(Arc<Attachments>);
+
+/// Exec, together with its sandbox.
+type Key = (JobId, ExecId);
 
 #[derive(Default)]
-struct AttachedCounts {
-    counts: Mutex<HashMap<(JobId, ExecId), usize>>,
+struct Attachments {
+    execs: Mutex<AttachedExecs>,
     is_closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct AttachedExecs {
+    counts: HashMap<Key, usize>,
+    /// Number of the pending hang-up of each exec whose last connection is gone. A later connection cancels it.
+    hangups: HashMap<Key, u64>,
+    last_hangup: u64,
 }
 
 impl Terminals {
@@ -76,8 +87,38 @@ impl Terminals {
         self.0.is_closing.load(Ordering::SeqCst)
     }
 
-    fn is_attached(&self, key: &(JobId, ExecId)) -> bool {
-        self.0.counts.lock().contains_key(key)
+    /// Counts a connection of an exec and cancels the pending hang-up of that. Returns whether there was one.
+    fn attach(&self, key: Key) -> bool {
+        let mut execs = self.0.execs.lock();
+        *execs.counts.entry(key).or_default() += 1;
+        execs.hangups.remove(&key).is_some()
+    }
+
+    /// Counts a connection no more. Returns the number and the delay of the hang-up where the last one of an exec has
+    /// ended so.
+    fn detach(&self, key: Key, ending: Ending) -> Option<(u64, Duration)> {
+        let mut execs = self.0.execs.lock();
+        let left = execs.counts.get(&key).map_or(0, |count| count - 1);
+        if left > 0 {
+            execs.counts.insert(key, left);
+            return None;
+        }
+        execs.counts.remove(&key);
+        let delay = ending.hangup_delay()?;
+        execs.last_hangup += 1;
+        let number = execs.last_hangup;
+        execs.hangups.insert(key, number);
+        Some((number, delay))
+    }
+
+    /// Takes a pending hang-up, which its caller then sends; false where it was canceled.
+    fn take_hangup(&self, key: Key, number: u64) -> bool {
+        let mut execs = self.0.execs.lock();
+        let is_pending = execs.hangups.get(&key) == Some(&number);
+        if is_pending {
+            execs.hangups.remove(&key);
+        }
+        is_pending
     }
 }
 
@@ -172,36 +213,25 @@ struct Attachment {
 
 impl Attachment {
     fn new(terminals: &Terminals, job: &Arc<Job>, exec_id: ExecId) -> Self {
-        let this = Self {
+        let had_hangup = terminals.attach((job.accepted.job_id, exec_id));
+        Self {
             terminals: terminals.clone(),
             job: Arc::clone(job),
             exec_id,
-            // A call that fails has nothing to hang up.
-            ending: Ending::Detached,
-        };
-        *terminals.0.counts.lock().entry(this.key()).or_default() += 1;
-        this
-    }
-
-    fn key(&self) -> (JobId, ExecId) {
-        (self.job.accepted.job_id, self.exec_id)
+            // A call that fails has nothing to hang up, except for the connection before it.
+            ending: if had_hangup {
+                Ending::Lost
+            } else {
+                Ending::Detached
+            },
+        }
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let key = self.key();
-        {
-            let mut counts = self.terminals.0.counts.lock();
-            let left = counts.get(&key).map_or(0, |count| count - 1);
-            if left == 0 {
-                counts.remove(&key);
-            } else {
-                counts.insert(key, left);
-                return;
-            }
-        }
-        let Some(delay) = self.ending.hangup_delay() else {
+        let key = (self.job.accepted.job_id, self.exec_id);
+        let Some((number, delay)) = self.terminals.detach(key, self.ending) else {
             return;
         };
         if self.terminals.is_closing() || Handle::try_current().is_err() {
@@ -211,7 +241,7 @@ impl Drop for Attachment {
         let exec_id = self.exec_id;
         background::spawn("terminal_hangup", async move {
             tokio::time::sleep(delay).await;
-            if terminals.is_attached(&key) || terminals.is_closing() || job.has_ended() {
+            if !terminals.take_hangup(key, number) || terminals.is_closing() || job.has_ended() {
                 return;
             }
             let signal = signals::HUP;
@@ -221,5 +251,28 @@ impl Drop for Attachment {
                 tracing::debug!(%exec_id, error, "exec of a closed terminal not hung up");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_connection_cancels_pending_hangup() {
+        let (terminals, key) = (Terminals::default(), (JobId::new(), ExecId::new()));
+        assert!(!terminals.attach(key));
+        let (stale, delay) = terminals.detach(key, Ending::Lost).unwrap();
+        assert_eq!(delay, LOST_GRACE);
+        assert!(terminals.attach(key));
+        assert!(!terminals.attach(key));
+        assert!(terminals.detach(key, Ending::Closed).is_none(), "not last");
+        assert!(terminals.detach(key, Ending::Detached).is_none());
+        assert!(!terminals.take_hangup(key, stale));
+        terminals.attach(key);
+        let (newest, _) = terminals.detach(key, Ending::Closed).unwrap();
+        assert!(!terminals.take_hangup(key, stale));
+        assert!(terminals.take_hangup(key, newest));
+        assert!(!terminals.take_hangup(key, newest));
     }
 }
