@@ -25,9 +25,11 @@ use super::{
 };
 use crate::{
     api::{
-        ExecId, JobId, jobs,
+        ExecId, JobId,
+        error::ApiError,
+        jobs,
         problem::Problem,
-        sandboxes::exec::{StartExec, TerminalSize},
+        sandboxes::exec::{Exec, StartExec, TerminalSize},
     },
     background,
     http::{request::Request, response::Reply, upgrade},
@@ -132,8 +134,11 @@ pub(super) async fn connect(terminals: &Terminals, job: Arc<Job>, request: &Requ
     let accept_key = handshake::accept_key(request)?;
     let call = exec_call(request)?;
     // Before the start, so that the end of another connection does not hang up the exec meanwhile.
-    let mut attachment = Attachment::new(terminals, &job, call.exec_id);
-    let (exec, _) = ensure_started(&job, call).await?;
+    let attachment = Attachment::new(terminals, &job, call.exec_id);
+    let started = start(Arc::clone(&job), call, attachment);
+    // An exec that is started for a client that has left meanwhile is hung up.
+    let started = background::run_to_end("terminal_start", started).await;
+    let (exec, mut attachment) = started.map_err(ApiError::internal)??;
     attachment.ending = Ending::Lost;
     let websocket = HeaderValue::from_static("websocket");
     let mut answer = upgrade::accept(websocket, move |stream| {
@@ -144,6 +149,19 @@ pub(super) async fn connect(terminals: &Terminals, job: Arc<Job>, request: &Requ
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
     }
     Ok(answer)
+}
+
+/// Starts an exec, or finds it, for a connection that is attached to it meanwhile.
+async fn start(
+    job: Arc<Job>,
+    call: ExecCall,
+    mut attachment: Attachment,
+) -> Result<(Exec, Attachment), ApiError> {
+    let (exec, is_new) = ensure_started(&job, call).await?;
+    if is_new {
+        attachment.ending = Ending::Lost;
+    }
+    Ok((exec, attachment))
 }
 
 /// Exec that a request asks for.
