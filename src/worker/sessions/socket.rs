@@ -14,7 +14,7 @@ use crate::{
     sandbox::shim::socket_path,
     worker::ledger::Job,
 };
-use std::{io, os::unix::net::UnixStream as StdStream, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     net::UnixStream,
     time::{Instant, timeout, timeout_at},
@@ -73,43 +73,37 @@ async fn connect(job: &Arc<Job>) -> Result<UnixStream, ApiError> {
         if job.has_ended() {
             return Err(answers::ended(job).await.into());
         }
-        if let Some(stream) = try_connect(job).await.map_err(ApiError::internal)? {
-            return Ok(stream);
-        }
+        let error = match try_connect(job).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let problem = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => not_running(),
+            // As many calls wait for the shim as may.
+            io::ErrorKind::WouldBlock => silent(),
+            _ => return Err(ApiError::internal(error)),
+        };
         let now = Instant::now();
         if now >= deadline {
-            return Err(Problem::new(
-                ProblemKind::Conflict,
-                "the sandbox does not run yet; wait until its status is running, then repeat the call",
-            )
-            .into());
+            return Err(problem.into());
         }
         // Looks again either way.
         let _ = timeout_at(deadline.min(now + LOOK_INTERVAL), changes.changed()).await;
     }
 }
 
-/// Connection to the shim; `None` where none listens.
-async fn try_connect(job: &Arc<Job>) -> io::Result<Option<UnixStream>> {
-    let connected = job.with_spool(|spool| {
-        let (_open_dir, path) = socket_path(spool.path(), SOCKET_FILE)?;
-        StdStream::connect(path)
-    });
-    match connected.await.flatten() {
-        Ok(stream) => {
-            stream.set_nonblocking(true)?;
-            UnixStream::from_std(stream).map(Some)
-        }
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+/// Connects to the shim, without a wait: a blocking call would wait without a limit for a shim that accepts no more.
+async fn try_connect(job: &Arc<Job>) -> io::Result<UnixStream> {
+    let found = job.with_spool(|spool| socket_path(spool.path(), SOCKET_FILE));
+    let (_open_dir, path) = found.await.flatten()?;
+    UnixStream::connect(path).await
+}
+
+fn not_running() -> Problem {
+    Problem::new(
+        ProblemKind::Conflict,
+        "the sandbox does not run yet; wait until its status is running, then repeat the call",
+    )
 }
 
 /// Problem of a shim that gives no answer, or one that does not fit the request.
