@@ -12,16 +12,18 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     sync::{mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::frame::coding::CloseCode};
 
-/// Messages that wait for the exec to read its stdin, each of at most a frame. The next one is not read before.
+/// Messages that wait for the exec to read its stdin, each of at most a frame. One more is read, and none behind it.
 pub(super) const INPUT_QUEUE: usize = 8;
+/// Interval in which a client counts as there whose messages are not read.
+const MARK_INTERVAL: Duration = Duration::from_secs(10);
 /// Text frame of a client that makes no sense.
 const NO_CONTROL: &str = "a text frame must be such as {\"resize\":{\"cols\":80,\"rows\":24}} or {\"detach\":true}; send input in binary frames";
 
@@ -74,10 +76,6 @@ pub(super) async fn receive(
     last_message: LastMessage,
 ) -> InputEnd {
     loop {
-        // While the exec does not read, neither does this. It fails only where this future is dropped, too.
-        let Ok(permit) = input.reserve().await else {
-            return InputEnd::Lost;
-        };
         let message = match messages.next().await {
             Some(Ok(message)) => message,
             Some(Err(error)) => return end_by_error(&error),
@@ -85,7 +83,11 @@ pub(super) async fn receive(
         };
         last_message.mark();
         match message {
-            Message::Binary(bytes) if !bytes.is_empty() => permit.send(bytes),
+            Message::Binary(bytes) if !bytes.is_empty() => {
+                if !queue(&input, bytes, &last_message).await {
+                    return InputEnd::Lost;
+                }
+            }
             Message::Text(text) => {
                 let control = serde_json::from_str(text.as_str());
                 let Ok(Control { resize, detach }) = control else {
@@ -105,6 +107,18 @@ pub(super) async fn receive(
             Message::Close(_) => return InputEnd::Closed,
             // The answer to a ping is queued already.
             _ => {}
+        }
+    }
+}
+
+/// Queues input once there is room: while the exec does not read, neither does this. Pongs are not read meanwhile, so
+/// a client that is gone then shows in a write that fails. Returns false only where the connection's future is dropped.
+async fn queue(input: &mpsc::Sender<Bytes>, bytes: Bytes, last_message: &LastMessage) -> bool {
+    let mut queued = pin!(input.send(bytes));
+    loop {
+        match timeout(MARK_INTERVAL, &mut queued).await {
+            Ok(sent) => return sent.is_ok(),
+            Err(_) => last_message.mark(),
         }
     }
 }
@@ -161,5 +175,24 @@ pub(super) async fn resize(
             // An exec without a terminal has no size, and one that has ended needs none.
             let _ = socket::call(job, &SessionRequest::Resize { exec_id, size }).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    #[tokio::test(start_paused = true)]
+    async fn client_of_deaf_exec_is_there() {
+        let (input, _never_read) = mpsc::channel(1);
+        let (sizes, _newest_size) = watch::channel(None);
+        let last_message = LastMessage::now();
+        let sent = [Ok(Message::binary("read")), Ok(Message::binary("held"))];
+        let mut messages = stream::iter(sent).chain(stream::pending());
+        let received = receive(&mut messages, input, sizes, last_message.clone());
+        let end = timeout(Duration::from_secs(600), received).await;
+        assert!(end.is_err());
+        assert!(last_message.age() <= MARK_INTERVAL);
     }
 }
