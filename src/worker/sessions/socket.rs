@@ -25,7 +25,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time between looks whether it runs, should it not be notified.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait for the shim's answer, which does nothing that takes long.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds after which a call may be repeated whose shim does not answer.
 const RETRY_AFTER_SECONDS: u64 = 5;
 

@@ -6,10 +6,10 @@ use super::{
     execs::{self, ExecFollower},
     protocol::{SessionReply, SessionRequest, read_frame},
     session_long,
-    socket::{self, silent},
+    socket::{self, REPLY_TIMEOUT, silent},
 };
 use crate::{
-    api::{ExecId, error::ApiError, sandboxes::exec::StdinTaken},
+    api::{ExecId, error::ApiError, problem::Problem, sandboxes::exec::StdinTaken},
     http::{
         body::BodyChunks,
         request::Request,
@@ -17,10 +17,11 @@ use crate::{
     },
     worker::{api::Api, ledger::Job},
 };
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::AsyncWriteExt as _,
     net::unix::{OwnedReadHalf, OwnedWriteHalf},
+    time::sleep,
 };
 
 /// Longest pause in a body: a person may type it. The end of the exec ends the call before.
@@ -54,26 +55,29 @@ pub(super) async fn take(job: &Arc<Job>, mut request: Request) -> Reply {
 async fn send(job: &Arc<Job>, exec_id: ExecId, body: &mut BodyChunks) -> Result<u64, ApiError> {
     let exec = execs::find(job, exec_id).await?;
     let (mut read, mut write) = open(job, exec_id).await?;
-    let mut reply = pin!(read_frame(&mut read));
+    let mut reply = pin!(read_frame::<SessionReply>(&mut read));
     let mut ended = pin!(ExecFollower::new(Arc::clone(job), exec).ended());
-    let reply = loop {
-        let chunk = tokio::select! {
-            biased;
-            reply = &mut reply => break reply,
-            // The rest of the body is of no use then.
-            _ = &mut ended => None,
-            chunk = body.next_within(MAX_PAUSE) => chunk?,
-        };
-        let Some(chunk) = chunk else {
+    let (early_reply, has_ended) = tokio::select! {
+        biased;
+        reply = &mut reply => (Some(reply), false),
+        // The rest of the body is of no use then.
+        _ = &mut ended => (None, true),
+        sent = send_body(body, &mut write) => {
+            sent?;
+            (None, false)
+        }
+    };
+    let reply = match early_reply {
+        Some(reply) => reply,
+        None => {
             // A shim that is gone shows in the reply.
             let _ = write.shutdown().await;
-            break reply.await;
-        };
-        tokio::select! {
-            written = write.write_all(&chunk) => if written.is_err() {
-                break reply.await;
-            },
-            reply = &mut reply => break reply,
+            let ended = async {
+                if !has_ended {
+                    let _ = ended.await;
+                }
+            };
+            last_reply(reply, ended).await
         }
     };
     match reply.map_err(|error| silent().caused_by(error))? {
@@ -82,15 +86,44 @@ async fn send(job: &Arc<Job>, exec_id: ExecId, body: &mut BodyChunks) -> Result<
     }
 }
 
+/// Sends a body as far as the shim takes it; one that takes no more has a reply.
+async fn send_body(body: &mut BodyChunks, write: &mut OwnedWriteHalf) -> Result<(), Problem> {
+    while let Some(chunk) = body.next_within(MAX_PAUSE).await? {
+        if write.write_all(&chunk).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the reply to a whole body, which comes once the exec has read that, or has ended. A process that an exec
+/// has left behind may keep its stdin open and read nothing: then stdin counts as closed.
+async fn last_reply(
+    reply: impl Future<Output = io::Result<SessionReply>>,
+    ended: impl Future,
+) -> io::Result<SessionReply> {
+    let overdue = async {
+        ended.await;
+        sleep(REPLY_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        reply = reply => reply,
+        () = overdue => Ok(SessionReply::StdinClosed { bytes: 0 }),
+    }
+}
+
 /// Closes an exec's stdin. One that is closed already, or whose exec has ended, is no error: it took all.
 async fn close(job: &Arc<Job>, exec_id: ExecId) -> Result<(), ApiError> {
+    let exec = execs::find(job, exec_id).await?;
     let request = SessionRequest::Stdin { exec_id, eof: true };
     match socket::open(job, &request).await? {
         (SessionReply::Done, stream) => {
             let (mut read, mut write) = stream.into_split();
             // A shim that is gone shows in its answer.
             let _ = write.shutdown().await;
-            let reply = read_frame::<SessionReply>(&mut read).await;
+            let ended = ExecFollower::new(Arc::clone(job), exec).ended();
+            let reply = last_reply(read_frame(&mut read), ended).await;
             reply.map(drop).map_err(|error| silent().caused_by(error))
         }
         (SessionReply::ExecEnded, _) => Ok(()),
