@@ -5,7 +5,7 @@ use crate::{
     api::{
         jobs::{JobErrorKind, JobResult, Outcome},
         problem::{Problem, ProblemKind},
-        sandboxes::{EndReason, exec::MAX_RUNNING_EXECS},
+        sandboxes::EndReason,
     },
     worker::ledger::Job,
 };
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 /// Time in which a job gets its result whose shim is gone.
 const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Seconds after which an exec may be started again that was one too many.
+/// Seconds after which a call may be repeated that was one too many, or failed at the node.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// 410 of a sandbox that has ended, with the reason.
@@ -72,14 +72,18 @@ pub(super) fn refused(reply: SessionReply) -> Problem {
             "the exec takes no stdin: it has closed it, or was started without interactive: true",
         ),
         SessionReply::TooManyExecs => {
-            let detail = format!(
-                "{MAX_RUNNING_EXECS} execs run in this sandbox; start this one when some of them have ended"
-            );
+            let detail = "as many execs or file calls run in this sandbox as it may have; wait until some have ended";
             Problem::new(ProblemKind::TooManyRequests, detail).retry_after(RETRY_AFTER_SECONDS)
         }
         SessionReply::NotASession => conflict(
             "this sandbox runs a task and ends with it; only one made with POST /v1/sandboxes has a lifetime",
         ),
+        SessionReply::Failed { detail } => {
+            tracing::warn!(detail = detail.as_str(), "shim failed a call");
+            let detail =
+                "the node can't do this now; try again, and tell its operator if it persists";
+            Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
+        }
         _ => socket::silent(),
     }
 }
