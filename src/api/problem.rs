@@ -73,8 +73,8 @@ kinds! {
     JobAlreadyFinished = 409 "job-already-finished" "The job has finished already";
     /// The worker lacks contents of a job; `missing` names them.
     ContentMissing = 409 "content-missing" "Contents of the job are missing";
-    /// The sandbox has ended; the detail has the reason.
-    Gone = 410 "gone" "The sandbox has ended";
+    /// The sandbox has ended, or the record of the exec is no longer kept; the detail says which, and why.
+    Gone = 410 "gone" "The sandbox or its exec is gone";
     /// The idempotency key was used with another body.
     IdempotencyKeyReused = 409 "idempotency-key-reused" "The idempotency key was used for another request";
     /// The body exceeds the limit.

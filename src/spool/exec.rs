@@ -107,6 +107,11 @@ impl ExecSpool {
         self.read(EXEC_FILE)
     }
 
+    /// Whether there still is a record of the exec: those of old ones are removed.
+    pub fn is_kept(&self) -> io::Result<bool> {
+        self.path.join(EXEC_FILE).try_exists()
+    }
+
     /// The exec with its end; `None` where that is not on record.
     pub fn ended(&self) -> io::Result<Option<Exec>> {
         self.read(ENDED_FILE)
@@ -149,8 +154,12 @@ impl ExecSpool {
         Ok(())
     }
 
-    /// Removes the exec.
+    /// Removes the exec. Its start goes first: what has no end any more is then not taken for one that runs.
     pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(self.path.join(EXEC_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
         fs::remove_dir_all(&self.path)
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn start(job: Arc<Job>, mut request: Request) -> Reply {
         return response::json(status, &exec);
     }
     let result = ExecFollower::new(job, exec).result().await;
-    response::ok(&result.map_err(ApiError::internal)?)
+    response::ok(&result.map_err(execs::look_error)?)
 }
 
 pub(super) async fn get(api: Arc<Api>, request: Request) -> Reply {

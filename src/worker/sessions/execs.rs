@@ -7,7 +7,7 @@ use crate::{
         ExecId,
         error::ApiError,
         events::RecordContent,
-        problem::Problem,
+        problem::{Problem, ProblemKind},
         sandboxes::exec::{Exec, ExecResult, ExecStatus, MAX_ANSWER_BYTES},
     },
     spool::ExecSpool,
@@ -25,6 +25,9 @@ const READ_BYTES: usize = 256 * 1024;
 const MAX_LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Part of its age that an exec is looked at later than it could be.
 const LOOK_DELAY_PART: u32 = 50;
+
+/// Answer about an exec that was found, and whose record was removed since.
+pub(super) const RECORD_GONE: &str = "the record of this exec is no longer kept; read the output of an exec while it runs, or soon after its end";
 
 /// Exec of a sandbox that is followed: each look at it waits for something new.
 pub(super) struct ExecFollower {
@@ -66,7 +69,7 @@ impl ExecFollower {
     }
 
     /// Reads the exec's records, on a thread that may block, after a look whether the exec has ended: all output is
-    /// in the log before there is an end.
+    /// in the log before there is an end. Fails with `NotFound` where the record of the exec is no longer kept.
     pub(super) async fn look<T: Send + 'static>(
         &mut self,
         read: impl FnOnce(&ExecSpool, Option<&Exec>) -> io::Result<T> + Send + 'static,
@@ -79,6 +82,7 @@ impl ExecFollower {
         let looked = self.job.with_spool(move |_| {
             let end = match spool.ended()? {
                 None if is_over => Some(lost(started)),
+                None if !spool.is_kept()? => return Err(io::ErrorKind::NotFound.into()),
                 end => end,
             };
             read(&spool, end.as_ref()).map(|read| (read, end))
@@ -121,6 +125,14 @@ impl ExecFollower {
             }
             self.changed().await;
         }
+    }
+}
+
+/// Error of a look at an exec: 410 where the record of that is no longer kept.
+pub(super) fn look_error(error: io::Error) -> ApiError {
+    match error.kind() {
+        io::ErrorKind::NotFound => Problem::new(ProblemKind::Gone, RECORD_GONE).into(),
+        _ => ApiError::internal(error),
     }
 }
 

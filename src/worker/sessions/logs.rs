@@ -4,7 +4,7 @@ mod document;
 
 use super::{
     exec::exec_id,
-    execs::{self, ExecFollower},
+    execs::{self, ExecFollower, RECORD_GONE},
     session_long,
 };
 use crate::{
@@ -156,6 +156,10 @@ impl EventStream {
         loop {
             let (records, end) = match self.read().await {
                 Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let gone = json!({ "detail": RECORD_GONE });
+                    return Some((self.event("warning", &gone), None));
+                }
                 Err(error) => {
                     let exec = self.follower.exec().exec_id;
                     tracing::error!(%exec, %error, "log of an exec unreadable");

@@ -1,7 +1,10 @@
 //! From an exec to a client: the last screenful of its log, what follows it, and how it ended.
 
 use super::{
-    super::{answers, execs::ExecFollower},
+    super::{
+        answers,
+        execs::{ExecFollower, RECORD_GONE},
+    },
     input::LastMessage,
 };
 use crate::{
@@ -79,7 +82,13 @@ impl Output {
         let exec_id = self.follower.exec().exec_id;
         to.send(text(&json!({ "exec_id": exec_id }))).await?;
         loop {
-            let (pieces, end) = self.read().await?;
+            let (pieces, end) = match self.read().await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    to.send(text(&json!({ "warning": RECORD_GONE }))).await?;
+                    return Ok(OutputEnd::Ended);
+                }
+                read => read?,
+            };
             for piece in &pieces {
                 match piece {
                     Piece::Output(bytes) => to.feed(Message::Binary(bytes.clone())).await?,

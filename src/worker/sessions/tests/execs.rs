@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     api::events::ResultEvent,
     api::{jobs::Outcome, problem::ProblemKind, sandboxes::exec::MAX_ANSWER_BYTES},
+    spool::ExecSpool,
 };
 use futures_util::StreamExt as _;
 use http_body_util::StreamBody;
@@ -37,6 +38,20 @@ async fn parallel_execs_are_not_mixed() {
     assert_eq!(sandbox.stand_in.shim.starts.load(Ordering::SeqCst), 64);
     let listed = sandbox.get("/execs").await.json();
     assert_eq!(listed["execs"].as_array().unwrap().len(), 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removed_record_ends_wait_for_exec() {
+    let sandbox = Sandbox::start().await;
+    let body = json!({"command": ["wait"], "background": true});
+    let id = id_in(&sandbox.exec(body).await);
+    let job = Arc::clone(&sandbox.stand_in.job);
+    let exec = records::find(&job, id).await.unwrap();
+    ExecSpool::at(job.spool.path(), id).remove().unwrap();
+    let ended = records::ExecFollower::new(job, exec).ended();
+    let ended = tokio::time::timeout(LIMIT, ended).await.unwrap();
+    let error = records::look_error(ended.unwrap_err());
+    assert_eq!(error.kind(), ProblemKind::Gone);
 }
 
 #[tokio::test(flavor = "multi_thread")]
