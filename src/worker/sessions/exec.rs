@@ -11,7 +11,7 @@ use crate::{
     api::{
         ExecId,
         error::ApiError,
-        problem::Problem,
+        problem::{Problem, ProblemKind},
         sandboxes::exec::{Exec, ExecList, StartExec},
     },
     http::{
@@ -21,7 +21,7 @@ use crate::{
     worker::{api::Api, ledger::Job},
 };
 use http::StatusCode;
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 pub(super) async fn run(api: Arc<Api>, request: Request) -> Reply {
     let job = session_long(&api, &request).await?;
@@ -76,7 +76,13 @@ pub(super) async fn ensure_started(
     let id = call.exec_id;
     match socket::call(job, &SessionRequest::Exec(Box::new(call))).await? {
         SessionReply::Started { exec } => Ok((exec, true)),
-        SessionReply::Exists => Ok((execs::find(job, id).await?, false)),
+        SessionReply::Exists => match execs::find(job, id).await {
+            // It has run, and is never started again.
+            Err(error) if error.kind() == ProblemKind::NotFound => {
+                Err(execs::look_error(io::ErrorKind::NotFound.into()))
+            }
+            found => Ok((found?, false)),
+        },
         reply => Err(answers::refused(reply).into()),
     }
 }
