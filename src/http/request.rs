@@ -184,9 +184,8 @@ impl Request {
 
     /// Token of `Authorization: Bearer …`.
     pub fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self
-            .header(header::AUTHORIZATION.as_str())?
-            .split_once(' ')?;
+        let credentials = self.header(header::AUTHORIZATION.as_str())?;
+        let (scheme, token) = credentials.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
@@ -312,6 +311,11 @@ impl Request {
         BodyReservation::open_for_models(self.payer(), announced)
     }
 
+    /// Memory of the body, for what is made of it and outlives the request.
+    pub fn take_reservation(&mut self) -> Option<BodyReservation> {
+        self.reservation.take()
+    }
+
     /// Account that the body is charged to.
     fn payer(&self) -> Account {
         let account = self.account.get().copied();
@@ -344,9 +348,8 @@ impl Request {
     /// Whole body, within the limits on size, memory and time. Its memory stays reserved until the request is
     /// dropped, since the values parsed from it are no smaller.
     pub async fn bytes(&mut self) -> Result<Vec<u8>, Problem> {
-        let length = self
-            .header(header::CONTENT_LENGTH.as_str())
-            .and_then(|length| length.parse().ok());
+        let length = self.header(header::CONTENT_LENGTH.as_str());
+        let length = length.and_then(|length| length.parse().ok());
         body::check_length(length, self.body_limit)?;
         let Some(body) = self.body.take() else {
             return Ok(Vec::new());

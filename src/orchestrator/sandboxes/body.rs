@@ -3,7 +3,7 @@
 use crate::{
     api::problem::Problem,
     background,
-    http::{body::BodyChunks, client::CallBody},
+    http::{body::BodyChunks, budget::BodyReservation, client::CallBody},
 };
 use bytes::Bytes;
 use futures_util::stream;
@@ -26,10 +26,25 @@ impl BodyFault {
     }
 }
 
-/// Body of these bytes.
-pub(super) fn whole(bytes: Vec<u8>) -> CallBody {
+/// Body of these bytes. Their memory is reserved until they are sent, also while a node does not read them.
+pub(super) fn whole(bytes: Vec<u8>, reservation: Option<BodyReservation>) -> CallBody {
     let never = |error: Infallible| match error {};
-    Full::new(Bytes::from(bytes)).map_err(never).boxed_unsync()
+    let bytes = Bytes::from_owner(ReservedBytes {
+        bytes,
+        _reservation: reservation,
+    });
+    Full::new(bytes).map_err(never).boxed_unsync()
+}
+
+struct ReservedBytes {
+    bytes: Vec<u8>,
+    _reservation: Option<BodyReservation>,
+}
+
+impl AsRef<[u8]> for ReservedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Body of a request as it comes. Where it breaks off, `fault` gets the reason.

@@ -11,6 +11,7 @@ use super::{
     answer::{self, RETRY_SECONDS},
     body::{self, BodyFault},
     gone,
+    limits::PassPermit,
     target::{Place, Target, TargetLoss, target},
     upgraded, view,
 };
@@ -89,6 +90,16 @@ pub(in crate::orchestrator) async fn pass(
     call: PassedCall,
     mut request: Request,
 ) -> Reply {
+    let permit = match state.pass_limits.acquire(caller.caller.user.id) {
+        Ok(permit) => permit,
+        Err(problem) => {
+            // A client that does not wait for leave has sent its body, and might lose the answer to a reset.
+            if !request.headers().contains_key(header::EXPECT) {
+                request.chunks().drain().await;
+            }
+            return Err(problem.into());
+        }
+    };
     let target = target(state, &caller.caller, call.place, call.name).await?;
     if target.foreign_owner.is_some() {
         record(
@@ -113,7 +124,7 @@ pub(in crate::orchestrator) async fn pass(
         path: call.path,
         headers,
     };
-    let answered = send(state, caller, &target, session_call, body).await;
+    let answered = send(state, caller, &target, (session_call, body), permit).await;
     answered.map_err(|error| fault.take().map_or(error, ApiError::from))
 }
 
@@ -124,18 +135,21 @@ pub(in crate::orchestrator) async fn exec(
     caller: PassCaller,
     call: PassedCall,
     mut start: StartExec,
-    request: Request,
+    mut request: Request,
 ) -> Reply {
     start.resolve_command()?;
+    // Before the wait for the sandbox: until the body is sent, it takes memory.
+    let permit = state.pass_limits.acquire(caller.caller.user.id)?;
     let id = *start.exec_id.get_or_insert_with(ExecId::new);
     let body = serde_json::to_vec(&start).map_err(ApiError::internal)?;
     drop(start);
+    let body = body::whole(body, request.take_reservation());
     let (origin, headers) = (
         request.origin(),
         passed(request.headers(), &REQUEST_HEADERS),
     );
     let method = request.method().clone();
-    // Frees its memory: the exec may run for hours.
+    // Frees the rest of its memory: the exec may run for hours.
     drop(request);
     let target = target(state, &caller.caller, call.place, call.name).await?;
     let subject = format!("exec {id}");
@@ -153,7 +167,7 @@ pub(in crate::orchestrator) async fn exec(
         path: call.path,
         headers,
     };
-    send(state, caller, &target, session_call, body::whole(body)).await
+    send(state, caller, &target, (session_call, body), permit).await
 }
 
 /// Opens a terminal, in an exec of this id. The connection becomes that of the node.
@@ -164,6 +178,7 @@ pub(in crate::orchestrator) async fn terminal(
     id: ExecId,
     request: Request,
 ) -> Reply {
+    let permit = state.pass_limits.acquire(caller.caller.user.id)?;
     let mut headers = passed(request.headers(), &REQUEST_HEADERS);
     headers.extend(passed(request.headers(), &UPGRADE_HEADERS));
     if request.headers().contains_key(header::UPGRADE) {
@@ -186,14 +201,8 @@ pub(in crate::orchestrator) async fn terminal(
         path: call.path,
         headers,
     };
-    send(
-        state,
-        caller,
-        &target,
-        session_call,
-        body::whole(Vec::new()),
-    )
-    .await
+    let body = body::whole(Vec::new(), None);
+    send(state, caller, &target, (session_call, body), permit).await
 }
 
 fn passed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
@@ -203,15 +212,15 @@ fn passed(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
         .collect()
 }
 
-/// Sends a call to the node, and makes an answer of its own.
+/// Sends a call to the node, and makes an answer of its own. `permit` came before the call was recorded, so that the
+/// record has no call that was refused.
 async fn send(
     state: &Arc<AppState>,
     caller: PassCaller,
     target: &Target,
-    call: SessionCall,
-    body: CallBody,
+    (call, body): (SessionCall, CallBody),
+    permit: PassPermit,
 ) -> Reply {
-    let permit = state.pass_limits.acquire(caller.caller.user.id)?;
     let node = state.store.node_get(target.node).await?;
     let client = node.as_ref().and_then(|node| state.node_client(node));
     let client = client.ok_or_else(|| silent("that has the sandbox"))?;
