@@ -14,7 +14,9 @@ impl Client {
         &self,
         request: http::Request<CallBody>,
     ) -> Result<http::Response<Incoming>, CallError> {
-        let url = request.uri().to_string();
+        // Without the query, which may be a command line or the path of a file: errors reach the log.
+        let mut url = request.uri().to_string();
+        url.truncate(url.find('?').unwrap_or(url.len()));
         let answer = self.inner.request(request).await;
         answer.map_err(|error| CallError::Transport {
             url,

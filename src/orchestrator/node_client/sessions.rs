@@ -68,7 +68,8 @@ impl<'a> NodeClient<'a> {
         });
         let request = authorized.map_err(|error| CallError::Malformed {
             reason: error.to_string(),
-            url,
+            // The query may be a command line, and this reaches the log.
+            url: url.split('?').next().unwrap_or_default().to_owned(),
         })?;
         self.client.forward(request).await
     }

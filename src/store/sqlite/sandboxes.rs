@@ -19,7 +19,7 @@ use super::{
 use crate::api::{
     JobId, TaskId, UserId,
     audit::AuditEvent,
-    jobs::JobError,
+    jobs::{JobError, SandboxSpec},
     tasks::{TaskSpec, TaskStatus},
     time::Time,
 };
@@ -72,7 +72,11 @@ fn sandbox(row: &Row<'_>) -> Result<StoredSandbox, StoreError> {
         user: row.get("user_id")?,
         owner: row.get("owner")?,
         record: parse_document(&record)?,
-        spec: spec.sandbox,
+        // A list must not keep the environments, of up to 2 MiB each.
+        spec: SandboxSpec {
+            env: None,
+            ..spec.sandbox
+        },
         job: row.get("job")?,
         status: parse_name(row.get("job_status")?, "job status")?,
         node: row.get("node_id")?,
@@ -284,7 +288,8 @@ impl Store {
         .await
     }
 
-    /// Stores that a sandbox was renewed; false where it has ended. `event` is of the renewal.
+    /// Stores that a sandbox was renewed; false where it has ended. `event` is of the renewal. It has begun to run, too,
+    /// so that a record of that which comes later does not undo the renewal.
     pub async fn sandbox_renew(
         &self,
         id: TaskId,
@@ -294,13 +299,15 @@ impl Store {
         self.write(move |c| {
             let renewed = execute(
                 c,
-                "UPDATE tasks SET sandbox = json_set(sandbox, '$.expires_at', ?2), updated_at = ?3
+                "UPDATE tasks SET sandbox = json_set(sandbox, '$.expires_at', ?2,
+                     '$.started_at', coalesce(sandbox ->> '$.started_at', ?5)), updated_at = ?3
                  WHERE id = ?1 AND sandbox IS NOT NULL AND status = ?4",
                 params![
                     id,
                     expires_at.to_string(),
                     event.at,
-                    TaskStatus::Running.as_str()
+                    TaskStatus::Running.as_str(),
+                    event.at.to_string()
                 ],
             )?;
             if renewed > 0 {

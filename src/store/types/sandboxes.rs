@@ -79,7 +79,7 @@ pub struct StoredSandbox {
     pub owner: Option<String>,
     /// Part that its task does not have.
     pub record: SandboxRecord,
-    /// Sandbox as its node runs it.
+    /// Sandbox as its node runs it, without its environment.
     pub spec: SandboxSpec,
     /// Job that runs it.
     pub job: JobId,
