@@ -9,7 +9,7 @@ use crate::{
     api::{nodes::AckStatus, tasks::TaskStatus, time::Time},
     errors,
     http::server::{Shutdown, shutdown_requested},
-    store::{Node, Placement, StoreError},
+    store::{Node, Placement, RefusedJob, StoreError},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -74,16 +74,27 @@ async fn fail_without_candidate(state: &AppState) -> Result<(), StoreError> {
         }
         for job in state.store.lane_refusals(lane).await? {
             let summary = summary::refused_by_all(&job.refusals);
-            if state.store.job_fail_refused(job.id, summary, now).await? {
-                state.metrics.record_transition(TaskStatus::Failed);
+            let failed = state.store.job_fail_refused(job.id, summary.clone(), now);
+            if failed.await? {
                 let watch = state.jobs.watches.for_task(job.task);
                 watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
-                task_log::span(job.task, job.attempt)
-                    .in_scope(|| task_log::transitioned(TaskStatus::Failed, None));
+                let span = task_log::span(job.task, job.attempt);
+                span.in_scope(|| record(state, &job, &summary));
             }
         }
     }
     Ok(())
+}
+
+/// Counts and logs the end of a job, within the span of its task. A sandbox that stays is not among the tasks.
+fn record(state: &AppState, job: &RefusedJob, summary: &str) {
+    if job.is_sandbox {
+        state.metrics.record_sandbox_ended();
+        tracing::info!(summary, "sandbox ended");
+    } else {
+        state.metrics.record_transition(TaskStatus::Failed);
+        task_log::transitioned(TaskStatus::Failed, None);
+    }
 }
 
 #[cfg(test)]

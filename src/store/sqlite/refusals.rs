@@ -120,7 +120,9 @@ impl Store {
     pub async fn lane_refusals(&self, lane: Lane) -> Result<Vec<RefusedJob>, StoreError> {
         self.read_long(move |c| {
             let mut statement = c.prepare_cached(
-                "SELECT id, task_id, attempt, refusals FROM jobs
+                "SELECT id, task_id, attempt, refusals,
+                     (SELECT tasks.sandbox IS NOT NULL FROM tasks WHERE tasks.id = jobs.task_id)
+                 FROM jobs
                  WHERE status = 'queued' AND user_id = ?1 AND placement = ?2 LIMIT ?3",
             )?;
             let mut rows = statement.query(params![lane.user, lane.placement, LANE_READ_LIMIT])?;
@@ -131,6 +133,7 @@ impl Store {
                     task: row.get(1)?,
                     attempt: row.get(2)?,
                     refusals: parse_refusals(row.get(3)?)?,
+                    is_sandbox: row.get(4)?,
                 });
             }
             Ok(jobs)

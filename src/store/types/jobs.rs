@@ -154,4 +154,6 @@ pub struct RefusedJob {
     pub attempt: u32,
     /// Refusals by node.
     pub refusals: Refusals,
+    /// Whether the task is a sandbox that stays.
+    pub is_sandbox: bool,
 }
