@@ -1,6 +1,6 @@
 //! Connections that leave HTTP for another protocol (RFC 9110, section 7.8), such as a WebSocket.
 //!
-//! A handler answers 101 with [`accept`] or [`pass_on`]. What follows runs in the task of the connection: it keeps the
+//! A handler answers 101 with [`accept`]. What follows runs in the task of the connection: it keeps the
 //! connection's place in the limits of the listener, may be evicted where the request may, and is cut at a shutdown,
 //! without notice. A write that the peer does not read for 30 s fails.
 
@@ -10,32 +10,11 @@ use super::{
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use http::{HeaderValue, StatusCode, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::{future::Future, sync::Arc};
-use tokio::io::copy_bidirectional_with_sizes;
-
-/// Bytes that are on their way in each direction of a connection that is passed on.
-const COPY_BUFFER_BYTES: usize = 64 * 1024;
-/// Headers of the answer of a peer that are passed on, beside `Upgrade`.
-const PASSED_HEADERS: [HeaderName; 3] = [
-    header::SEC_WEBSOCKET_ACCEPT,
-    header::SEC_WEBSOCKET_PROTOCOL,
-    header::SEC_WEBSOCKET_EXTENSIONS,
-];
-
-/// Headers of the request of a client that are passed on, beside `Connection` and `Upgrade`.
-const REQUEST_HEADERS: [HeaderName; 4] = [
-    header::SEC_WEBSOCKET_KEY,
-    header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_PROTOCOL,
-    header::SEC_WEBSOCKET_EXTENSIONS,
-];
 
 /// Connection after its upgrade.
 pub type UpgradedStream = TokioIo<Upgraded>;
@@ -63,45 +42,6 @@ where
     headers.insert(header::UPGRADE, protocol);
     let accepted = Accepted(Arc::new(Mutex::new(Some(serve))));
     response.extensions_mut().insert(accepted);
-    response
-}
-
-/// Headers with which a request asks its receiver for an upgrade, to ask the next hop for the same; none where it asks
-/// for none.
-pub fn requested(headers: &HeaderMap) -> HeaderMap {
-    let Some(protocol) = headers.get(header::UPGRADE) else {
-        return HeaderMap::new();
-    };
-    let named = REQUEST_HEADERS.into_iter();
-    let mut asked: HeaderMap = named
-        .filter_map(|name| Some((name.clone(), headers.get(&name)?.clone())))
-        .collect();
-    asked.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    asked.insert(header::UPGRADE, protocol.clone());
-    asked
-}
-
-/// 101 in place of the 101 of a peer to which the request was [passed on](super::client::Client::forward). The bytes of
-/// either side go to the other until one of them ends the connection.
-pub fn pass_on(mut answer: http::Response<Incoming>) -> Response {
-    let protocol = answer.headers_mut().remove(header::UPGRADE);
-    let protocol = protocol.unwrap_or_else(|| HeaderValue::from_static("websocket"));
-    let passed: HeaderMap = PASSED_HEADERS
-        .into_iter()
-        .filter_map(|name| Some((name.clone(), answer.headers_mut().remove(name)?)))
-        .collect();
-    let mut response = accept(protocol, async move |mut near: UpgradedStream| {
-        let far = match hyper::upgrade::on(answer).await {
-            Ok(far) => far,
-            Err(error) => return tracing::debug!(%error, "peer did not change the protocol"),
-        };
-        let (near, far) = (&mut near, &mut TokioIo::new(far));
-        let copied = copy_bidirectional_with_sizes(near, far, COPY_BUFFER_BYTES, COPY_BUFFER_BYTES);
-        if let Err(error) = copied.await {
-            tracing::debug!(%error, "connection that was passed on ended early");
-        }
-    });
-    response.headers_mut().extend(passed);
     response
 }
 

@@ -1,17 +1,14 @@
-//! A protocol behind an upgrade, and one hop before it.
+//! A protocol behind an upgrade.
 
 use super::*;
 use crate::http::{
-    client::Client,
     host::AllowedHosts,
     listener_policy::ListenerPolicy,
     metrics::MetricsRegistry,
-    request::Request,
     router::{Router, RouterBuilder},
     server,
 };
 use http::Method;
-use http_body_util::{BodyExt as _, Empty};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -56,19 +53,6 @@ async fn echo() -> Role {
     serve((), Router::new().route(Method::GET, "/echo", echo)).await
 }
 
-async fn relay(to: SocketAddr) -> Role {
-    let relay = async |to: Arc<SocketAddr>, request: Request| {
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let mut call = http::Request::new(body);
-        *call.uri_mut() = format!("http://{to}{}", request.path_and_query())
-            .parse()
-            .unwrap();
-        *call.headers_mut() = requested(request.headers());
-        Ok(pass_on(Client::default().forward(call).await.unwrap()))
-    };
-    serve(to, Router::new().route(Method::GET, "/echo", relay)).await
-}
-
 /// Connection whose protocol is the echo now.
 async fn upgraded(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -97,9 +81,8 @@ async fn echoed(stream: &mut TcpStream, length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn upgraded_bytes_pass_both_ways() {
-    let far = echo().await;
-    let near = relay(far.address).await;
-    let mut stream = upgraded(near.address).await;
+    let role = echo().await;
+    let mut stream = upgraded(role.address).await;
     let sent: Vec<u8> = (0..1 << 20).map(|n: u32| n as u8).collect();
     let (mut read, mut write) = stream.split();
     let mut back = vec![0; sent.len()];
