@@ -8,7 +8,7 @@ use crate::{
     client::{
         follow::{Gap, Outage, parse, parse_output, print_event},
         output::OutputPrinter,
-        print::note,
+        print::{clean, note},
         sse::{SseEvent, SseReader},
     },
     exit::Failure,
@@ -83,7 +83,10 @@ impl EventPrinter {
             }
             "gap" if self.show == Show::Output => {
                 let Gap { stream, bytes } = parse(&event.data)?;
-                note(&format!("[{bytes} more bytes of {stream} were dropped]"));
+                note(&format!(
+                    "[{bytes} more bytes of {} were dropped]",
+                    clean(&stream)
+                ));
             }
             _ => {}
         }

@@ -20,8 +20,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 const EVENTS: &str = "\
 Server-sent events, if Accept names this type. The first event is `started`; the data of `stdout` and `stderr` is \
-`{\"data\" or \"data_base64\", \"time\"?}`, of `gap` (output that was dropped) `{\"stream\", \"bytes\"}`, and of `exit`, the \
-last event, the exec. An id is `<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
+`{\"data\" or \"data_base64\", \"time\"?}`, of `gap` (output that was dropped) `{\"stream\", \"bytes\"}`, of `warning` \
+(two minutes before the end of the sandbox) `{\"detail\"}`, and of `exit`, the last event, the exec. An id is \
+`<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
 
 const TERMINAL: &str = "\
 Opens a terminal over a WebSocket (RFC 6455). Binary messages are the bytes of the terminal, in both directions. Text \
@@ -171,7 +172,7 @@ fn exec_event(_: &mut SchemaGenerator) -> Schema {
         "required": ["id", "event", "data"],
         "properties": {
             "id": {"type": "string"},
-            "event": {"type": "string", "enum": ["started", "stdout", "stderr", "gap", "exit"]},
+            "event": {"type": "string", "enum": ["started", "stdout", "stderr", "gap", "warning", "exit"]},
             "data": {"type": "string", "contentMediaType": "application/json"},
         },
     })
