@@ -155,6 +155,40 @@ fn piped_stdin_reaches_command_in_order() {
 }
 
 #[test]
+fn command_with_incomplete_stdin_is_ended() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, signaled) = std::sync::mpsc::channel();
+    let (sender, signaled) = (
+        std::sync::Mutex::new(sender),
+        std::sync::Mutex::new(signaled),
+    );
+    let gateway = Gateway::start(move |rest, call, answer| {
+        if call.path.contains("/stdin") {
+            // The command may have got the piece, or not.
+            return drop(answer);
+        }
+        if rest.ends_with("/signal") {
+            answer.status(204, &Value::Null);
+            return sender.lock().unwrap().send(()).unwrap();
+        }
+        let mut pieces = answer.pieces(STREAM);
+        pieces.send("id: 1-1\nevent: started\ndata: {}\n\n");
+        signaled.lock().unwrap().recv().unwrap();
+        pieces.send(&exit(143));
+        pieces.end();
+    });
+    let mut command = gateway.command(home.path(), &["sandbox", "exec", "box", "cat"]);
+    let done = piped(&mut command, b"a part");
+    assert_eq!(done.code, 143, "{done:?}");
+    assert!(done.stderr.contains("its input is incomplete"), "{done:?}");
+    let call = &gateway.calls_of("POST", "/signal")[0];
+    assert_eq!(call.body, json!({"signal": "TERM"}));
+    assert_eq!(gateway.calls_of("POST", "/stdin").len(), 1);
+    let path = format!("/v1/sandboxes/{ID}/");
+    assert!(call.path.starts_with(&path), "{}", call.path);
+}
+
+#[test]
 fn first_interrupt_is_commands_second_leaves() {
     let home = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(|rest, _, answer| {

@@ -30,9 +30,9 @@ use std::{
 };
 
 /// Time for which the orchestrator may be unreachable.
-const RECONNECT_TIMEOUT: Duration = Duration::from_mins(10);
+pub(super) const RECONNECT_TIMEOUT: Duration = Duration::from_mins(10);
 /// Pause between two attempts to connect.
-const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a command in a sandbox.
 pub(super) fn exec(
@@ -65,6 +65,7 @@ pub(super) fn exec(
             OutputFormat::Text => print::line(&exec.exec_id.to_string()),
         };
     }
+    let target = target.resolve(&mut api)?;
     let mut run = Run::new(api, target.clone(), start)?;
     let show = match client.output {
         OutputFormat::Json => Show::Nothing,
@@ -75,7 +76,7 @@ pub(super) fn exec(
         && failure.message.is_empty()
     {
         // The reader of the output is gone, so the rest of it is not needed.
-        signals::send(&mut run.api, target, &run.id, "TERM")?;
+        signals::send(&mut run.api, &target, &run.id, "TERM")?;
     }
     let exec = ended?;
     if client.output == OutputFormat::Json {

@@ -1,6 +1,12 @@
 //! Sandbox that a command is about: its paths in the User API, and the commands that continue with it.
 
-use crate::{client::quote::quoted, http::query::encode};
+use crate::{
+    api::TaskId,
+    client::{api_client::ApiClient, quote::quoted},
+    exit::Failure,
+    http::query::encode,
+};
+use serde::Deserialize;
 
 /// Kind of a sandbox.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +22,14 @@ enum Kind {
 pub(super) struct Target {
     kind: Kind,
     name: String,
+    /// Id, once it is known.
+    id: Option<TaskId>,
+}
+
+/// Part of a sandbox or a task that names it for ever.
+#[derive(Deserialize)]
+struct Identity {
+    id: TaskId,
 }
 
 impl Target {
@@ -25,6 +39,7 @@ impl Target {
         Self {
             kind: Kind::Sandbox,
             name,
+            id: None,
         }
     }
 
@@ -34,7 +49,17 @@ impl Target {
         Self {
             kind: Kind::Task,
             name,
+            id: None,
         }
+    }
+
+    /// Same sandbox by its id, for several calls: one that gets its name later is another. Fails where there is none.
+    pub(super) fn resolve(&self, api: &mut ApiClient) -> Result<Self, Failure> {
+        let Identity { id } = api.get(&self.path(""))?;
+        Ok(Self {
+            id: Some(id),
+            ..self.clone()
+        })
     }
 
     /// Path below the sandbox in the User API.
@@ -43,7 +68,10 @@ impl Target {
             Kind::Sandbox => "sandboxes",
             Kind::Task => "tasks",
         };
-        format!("/v1/{all}/{}{rest}", encode(&self.name))
+        match self.id {
+            Some(id) => format!("/v1/{all}/{id}{rest}"),
+            None => format!("/v1/{all}/{}{rest}", encode(&self.name)),
+        }
     }
 
     /// Path of an exec.

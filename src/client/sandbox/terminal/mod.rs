@@ -40,6 +40,8 @@ pub(super) fn shell(
 ) -> Result<(), Failure> {
     check()?;
     let mut api = ApiClient::from_args(client)?;
+    // Says where there is no such sandbox, and renews the login.
+    let target = &target.resolve(&mut api)?;
     let leaving = Leaving::listen()?;
     let program = match &flags.attach {
         Some(exec) => {
@@ -58,16 +60,12 @@ pub(super) fn shell(
                 is_running: true,
             }
         }
-        None => {
-            // Says where there is no such sandbox, and renews the login.
-            let _: serde_json::Value = api.get(&target.path(""))?;
-            Program {
-                exec_id: ExecId::new().to_string(),
-                command: command.to_vec(),
-                cwd: flags.cwd.clone(),
-                is_running: false,
-            }
-        }
+        None => Program {
+            exec_id: ExecId::new().to_string(),
+            command: command.to_vec(),
+            cwd: flags.cwd.clone(),
+            is_running: false,
+        },
     };
     let end = session::run(&mut api, target, &program, &leaving)?;
     finish(target, &program.exec_id, &end)
@@ -77,6 +75,7 @@ pub(super) fn shell(
 pub(super) fn exec(target: &Target, client: &ClientFlags, start: StartExec) -> Result<(), Failure> {
     check()?;
     let mut api = ApiClient::from_args(client)?;
+    let target = &target.resolve(&mut api)?;
     let leaving = Leaving::listen()?;
     let (exec_id, end) = run(&mut api, target, start, &leaving)?;
     finish(target, &exec_id, &end)
