@@ -8,8 +8,8 @@ use std::time::Duration;
 pub enum SandboxCommand {
     /// Create a sandbox, wait until it runs, and print its id
     ///
-    /// It stays until it is removed, its lifetime is over, or nobody has used it for its idle timeout. What commands
-    /// leave in it is there for the next one.
+    /// It stays until it is removed, its lifetime is over, or it has not been used for its idle timeout. Files that
+    /// commands leave in it are there for the next one.
     Create(Box<SandboxCreateArgs>),
     /// List your sandboxes, newest first
     List(SandboxListArgs),
@@ -58,7 +58,7 @@ pub struct SandboxCreateArgs {
     /// Remove it after this time, at most a day; see renew [default: 1h]
     #[arg(long, value_parser = parse_duration, value_name = "TIME", help_heading = "Sandbox")]
     pub lifetime: Option<Duration>,
-    /// Remove it when no command has run and nobody has called it for this time [default: 15m]
+    /// Remove it when no command has run and no call has come for this time [default: 15m]
     #[arg(long, value_parser = parse_duration, value_name = "TIME", help_heading = "Sandbox")]
     pub idle_timeout: Option<Duration>,
     /// Create it on a node with this label; repeatable

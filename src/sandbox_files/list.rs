@@ -64,7 +64,7 @@ fn list_within(path: &Path, depth: u32, limits: Limits) -> Result<FileList, Prob
     Ok(listing.finish())
 }
 
-/// What is kept of an entry.
+/// Part of an entry that is kept.
 struct Found {
     metadata: Metadata,
     target: Option<PathBuf>,

@@ -35,7 +35,7 @@ pub(super) struct Head {
     expects_continue: bool,
 }
 
-/// What is left of a body.
+/// Rest of a body.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 enum Framing {
     /// Nothing.

@@ -79,7 +79,7 @@ named_enum! {
     pub enum EndReason {
         /// Its user, or an admin, deleted it.
         Deleted,
-        /// Nothing ran in it and nobody called it for its idle timeout.
+        /// Nothing ran in it and no call came for its idle timeout.
         Idle,
         /// It reached its lifetime.
         Lifetime,

@@ -44,7 +44,7 @@ pub(super) fn copy(args: &SandboxCpArgs) -> Result<(), Failure> {
     }
 }
 
-/// What there is at a path of a sandbox; links are followed.
+/// Kind of the file at a path of a sandbox; links are followed.
 pub(super) enum Found {
     Nothing,
     Directory,

@@ -15,7 +15,7 @@ use crate::{
 };
 use std::io::Read;
 
-/// Exit code of a command of which nobody knows how it ended.
+/// Exit code of a command whose end is unknown.
 const EXIT_LOST: u8 = 125;
 /// Exit code of a command that reached its time limit, as of a task.
 const EXIT_TIMEOUT: u8 = 124;
@@ -102,7 +102,7 @@ impl EventPrinter {
 /// End of a command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExecEnd {
-    /// Whether nobody knows how it ended.
+    /// Whether its end is unknown.
     pub(super) is_lost: bool,
     pub(super) code: Option<i32>,
     pub(super) cause: Option<ExecEndCause>,

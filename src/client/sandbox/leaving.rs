@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Offset of the exit code of a process that a signal has ended.
 const SIGNAL_EXIT: i32 = 128;
 
-/// What is to be done before this process ends.
+/// Steps to take before this process ends.
 #[derive(Default)]
 struct ToDo {
     terminal: Option<RawTerminal>,

@@ -56,7 +56,7 @@ impl SessionClock {
         self.idle_since = now;
     }
 
-    /// Counts the lifetime anew.
+    /// Restarts the lifetime.
     pub(super) fn renew(&mut self, lifetime: Duration, now: Instant) {
         self.expires_at = now + lifetime;
         self.is_announced = false;

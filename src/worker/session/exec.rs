@@ -251,7 +251,7 @@ struct Guest {
     begun: Instant,
 }
 
-/// What a guest learned of its exec.
+/// End of an exec, as far as its guest has learned of it.
 #[derive(Default)]
 struct Outcome {
     end: Option<ExecEnd>,

@@ -68,7 +68,7 @@ pub(super) async fn pass(job: &Arc<Job>, mut request: Request) -> Reply {
         .handshake::<_, CallBody>(TokioIo::new(AnsweredStream::new(stream)))
         .await
         .map_err(broke_off)?;
-    // Whoever waits for the answer polls it, so it ends with the call.
+    // The call that waits for the answer polls it, so it ends with the call.
     let mut connection: Connection = Box::pin(connection.fuse());
     let answer = {
         let mut answered = pin!(sender.send_request(call));

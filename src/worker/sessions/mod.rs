@@ -10,8 +10,8 @@
 //! ```
 //!
 //! This process keeps nothing of an exec: the shim starts it, once for an id, and writes its log and its end, and goes on
-//! when this process is killed. A handler waits for files, each at its own pace: a reader that stalls holds up nobody, and
-//! a caller that leaves ends nothing but its call.
+//! when this process is killed. A handler waits for files, each at its own pace: a reader that stalls holds up no
+//! other, and a caller that leaves ends nothing but its call.
 
 mod answers;
 mod controls;

@@ -50,8 +50,8 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Tells it the output that undoes what a program has done to the screen.
-    pub(super) fn tell(&mut self, reset: &[u8]) {
+    /// Sends it the output that undoes the changes of a program to the screen.
+    pub(super) fn notify(&mut self, reset: &[u8]) {
         let Ok(length) = u16::try_from(reset.len()) else {
             return;
         };

@@ -11,7 +11,7 @@ const ESCAPE: u8 = 0x1b;
 const MAX_PARAMETER_BYTES: usize = 64;
 /// Modes of the alternate screen.
 const ALTERNATE_SCREEN: [u16; 3] = [47, 1047, 1049];
-/// Modes that are off in a terminal that nobody has changed: keys of the cursor, reports of the mouse and of the focus,
+/// Modes that are off in a terminal without changes: keys of the cursor, reports of the mouse and of the focus,
 /// brackets around what is pasted.
 const USUALLY_OFF: [u16; 12] = [
     1, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004,
@@ -30,7 +30,7 @@ enum Position {
     Parameters(Vec<u8>),
 }
 
-/// Modes that differ from those of a terminal that nobody has changed.
+/// Modes that differ from those of a terminal without changes.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct ScreenModes {
     position: Position,

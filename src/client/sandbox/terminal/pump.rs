@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two sizes, so that a program sees both.
 const NUDGE_TIME: Duration = Duration::from_millis(60);
 
-/// What is shown, in its order.
+/// Message that is shown, in the order of its arrival.
 pub(super) enum Shown {
     Output(Bytes),
     Remark(String),

@@ -47,7 +47,7 @@ pub(in crate::client::sandbox) struct RawTerminal {
     screen: Arc<Mutex<Option<Screen>>>,
 }
 
-/// What the program has done to the screen.
+/// Changes that the program has made to the screen.
 #[derive(Default)]
 struct Screen {
     modes: ScreenModes,
@@ -62,7 +62,7 @@ impl Screen {
         let reset = self.modes.reset();
         if reset != self.reset {
             if let Some(guard) = &mut self.guard {
-                guard.tell(&reset);
+                guard.notify(&reset);
             }
             self.reset = reset;
         }
