@@ -83,8 +83,9 @@ pub(super) async fn receive(
         };
         last_message.mark();
         match message {
-            Message::Binary(bytes) if !bytes.is_empty() => {
-                if !queue(&input, bytes, &last_message).await {
+            Message::Binary(bytes) => {
+                let is_passed = bytes.is_empty() || queue(&input, bytes, &last_message).await;
+                if !is_passed {
                     return InputEnd::Lost;
                 }
             }
