@@ -10,6 +10,7 @@
 use super::{
     artifacts::{self, CollectRequest},
     job_end::{job_end, out_of_memory},
+    sandbox_inference,
     session::{Session, session_end},
 };
 use crate::{
@@ -26,12 +27,12 @@ use crate::{
         StdinSource, StopReason, StopRequest, listeners,
         shim::{self, GuestConfig, Shim},
     },
-    sandbox_init::{WORKSPACE, inference, wire::ExecSpec},
+    sandbox_init::{WORKSPACE, wire::ExecSpec},
     spool::{AcceptedJob, JobEnd, JobRecorder, Spool},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::{ffi::OsString, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Time limit of a sandbox that has none, far beyond the life of any machine.
@@ -355,7 +356,7 @@ fn exec(
     ];
     let devices = config.device_env.iter();
     let devices = devices.map(|(name, value)| (name.into(), value.into()));
-    let models = inference.then(inference_variables);
+    let models = inference.then(sandbox_inference::variables);
     let models = models.into_iter().flatten();
     let requested = spec
         .env
@@ -385,19 +386,4 @@ fn exec(
             grace: Duration::from_secs(grace.into()),
         },
     }
-}
-
-/// Variables by which clients of models find the listeners, and a key for those that want one.
-fn inference_variables() -> [(OsString, OsString); 5] {
-    let base = format!("http://localhost:{}", inference::PORT);
-    let openai = format!("{base}/v1");
-    let socket = inference::SOCKET.replace('/', "%2F");
-    [
-        ("OLLAMA_HOST", base.clone()),
-        ("OLLAMA_BASE_URL", base),
-        ("OPENAI_BASE_URL", openai),
-        ("OPENAI_API_KEY", "cynode".to_owned()),
-        ("INFERENCE_PROXY_URL", format!("http+unix://{socket}")),
-    ]
-    .map(|(name, value)| (name.into(), value.into()))
 }

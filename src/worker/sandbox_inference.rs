@@ -30,10 +30,13 @@ use crate::{
     inference::{Endpoint, Family, MAX_REQUEST_BYTES, error::renderer, relay},
     retry::retry,
     sandbox::listeners::{self, SandboxListener},
+    sandbox_init,
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
-use std::{convert::Infallible, future::pending, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, ffi::OsString, future::pending, io, path::Path, sync::Arc, time::Duration,
+};
 use tokio::{
     sync::{Semaphore, watch},
     time::timeout,
@@ -236,6 +239,21 @@ async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, pat
 fn unavailable(reason: &str) -> Problem {
     let detail = format!("{reason}; try again in a moment");
     Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_AFTER_SECONDS)
+}
+
+/// Variables by which clients of models find the listeners, and a key for those that want one.
+pub(super) fn variables() -> [(OsString, OsString); 5] {
+    let base = format!("http://localhost:{}", sandbox_init::inference::PORT);
+    let openai = format!("{base}/v1");
+    let socket = sandbox_init::inference::SOCKET.replace('/', "%2F");
+    [
+        ("OLLAMA_HOST", base.clone()),
+        ("OLLAMA_BASE_URL", base),
+        ("OPENAI_BASE_URL", openai),
+        ("OPENAI_API_KEY", "cynode".to_owned()),
+        ("INFERENCE_PROXY_URL", format!("http+unix://{socket}")),
+    ]
+    .map(|(name, value)| (name.into(), value.into()))
 }
 
 #[cfg(test)]

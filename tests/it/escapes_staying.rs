@@ -110,7 +110,7 @@ fn file_server_gives_nothing_away_and_may_be_killed() {
             .lines()
             .find_map(|line| line.split('/').nth(2)?.parse::<u32>().ok());
         pid.filter(|pid| {
-            sandbox.run(&format!("grep -q Name:.cynode /proc/{pid}/status"))["exit_code"] == 0
+            sandbox.run(&format!("grep -q Name:..cynode /proc/{pid}/status"))["exit_code"] == 0
         })
     });
     let script = format!(

@@ -1,7 +1,7 @@
 //! An exec in its shim: started once, recorded as it prints, and ended with its record.
 
 use super::{
-    pipes::{OutputPipe, no_stdin, stdin_pipe},
+    pipes::{OutputPipe, Streams},
     protocol::ExecCall,
     server::Session,
 };
@@ -22,7 +22,6 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     io,
-    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -55,37 +54,6 @@ pub(super) struct RunningExec {
     pub(super) is_signaled: AtomicBool,
     recorder: Mutex<ExecRecorder>,
     has_ended: watch::Sender<bool>,
-}
-
-/// Streams of an exec, our ends and those for init.
-struct Streams {
-    stdin: Option<pipe::Sender>,
-    output: [OutputPipe; 2],
-    for_init: Vec<OwnedFd>,
-}
-
-impl Streams {
-    fn open(call: &ExecCall) -> io::Result<Self> {
-        let has_stdin = call.interactive || call.tty.is_some() || call.stdin.is_some();
-        let (stdin_end, stdin) = if has_stdin {
-            let (end, stdin) = stdin_pipe()?;
-            (end, Some(stdin))
-        } else {
-            (no_stdin()?, None)
-        };
-        let (stdout, stdout_end) = OutputPipe::new()?;
-        let (stderr, for_init) = if call.tty.is_some() {
-            (OutputPipe::ended(), vec![stdin_end, stdout_end])
-        } else {
-            let (stderr, stderr_end) = OutputPipe::new()?;
-            (stderr, vec![stdin_end, stdout_end, stderr_end])
-        };
-        Ok(Self {
-            stdin,
-            output: [stdout, stderr],
-            for_init,
-        })
-    }
 }
 
 /// Result of a start.

@@ -11,7 +11,7 @@
 //! | [`protocol`] | calls on `session.sock` |
 //! | [`server`] | serves them, counts uses, stops the sandbox at its end |
 //! | [`table`] | the execs by id |
-//! | [`exec`], [`pipes`] | one exec: start, record, end |
+//! | [`exec`], [`pipes`], [`stdin`] | one exec: start, record, end; and what it reads |
 //! | [`clock`] | lifetime and idle time, pure |
 //! | [`end`] | the end of a sandbox that stays, as the end of its job |
 //!
@@ -28,6 +28,7 @@ mod exec;
 mod pipes;
 pub(super) mod protocol;
 mod server;
+mod stdin;
 mod table;
 
 pub(super) use end::session_end;

@@ -1,5 +1,6 @@
 //! Pipes of an exec: our ends, which never block the shim, and those of the exec.
 
+use super::protocol::ExecCall;
 use std::{fs::File, io, os::fd::OwnedFd};
 use tokio::{net::unix::pipe, task::coop};
 
@@ -7,7 +8,7 @@ use tokio::{net::unix::pipe, task::coop};
 const READ_BYTES: usize = 64 * 1024;
 
 /// Pipe to an exec's stdin.
-pub(super) fn stdin_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
+fn stdin_pipe() -> io::Result<(OwnedFd, pipe::Sender)> {
     let (read, write) = io::pipe()?;
     let write = OwnedFd::from(write);
     rustix::io::ioctl_fionbio(&write, true)?;
@@ -57,5 +58,36 @@ impl OutputPipe {
             self.0 = None;
         }
         Vec::new()
+    }
+}
+
+/// Streams of an exec, our ends and those for init.
+pub(super) struct Streams {
+    pub(super) stdin: Option<pipe::Sender>,
+    pub(super) output: [OutputPipe; 2],
+    pub(super) for_init: Vec<OwnedFd>,
+}
+
+impl Streams {
+    pub(super) fn open(call: &ExecCall) -> io::Result<Self> {
+        let has_stdin = call.interactive || call.tty.is_some() || call.stdin.is_some();
+        let (stdin_end, stdin) = if has_stdin {
+            let (end, stdin) = stdin_pipe()?;
+            (end, Some(stdin))
+        } else {
+            (no_stdin()?, None)
+        };
+        let (stdout, stdout_end) = OutputPipe::new()?;
+        let (stderr, for_init) = if call.tty.is_some() {
+            (OutputPipe::ended(), vec![stdin_end, stdout_end])
+        } else {
+            let (stderr, stderr_end) = OutputPipe::new()?;
+            (stderr, vec![stdin_end, stdout_end, stderr_end])
+        };
+        Ok(Self {
+            stdin,
+            output: [stdout, stderr],
+            for_init,
+        })
     }
 }

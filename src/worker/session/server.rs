@@ -34,7 +34,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
@@ -46,8 +45,6 @@ const MAX_ENDED_LOGS: u64 = 4;
 const MAX_FILE_SERVERS: usize = 32;
 /// Longest wait for one of them to end, so that another one can begin.
 const FILE_SERVER_WAIT: Duration = Duration::from_secs(10);
-/// Bytes that are read at a time for a stdin.
-const STDIN_READ_BYTES: usize = 64 * 1024;
 /// Delay after a connection that could not be accepted.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait, at the end of the sandbox, for the records of its execs.
@@ -223,10 +220,14 @@ impl Session {
         started.is_ok_and(|exec| exec.is_some())
     }
 
+    /// Exec that runs.
+    pub(super) fn running(&self, exec_id: ExecId) -> Option<Arc<RunningExec>> {
+        self.table.lock().get(exec_id)
+    }
+
     /// Does something with an exec that runs.
     fn with_exec(&self, exec_id: ExecId, action: impl FnOnce(&RunningExec)) -> SessionReply {
-        let running = self.table.lock().get(exec_id);
-        match running {
+        match self.running(exec_id) {
             Some(exec) => {
                 action(&exec);
                 SessionReply::Done
@@ -236,7 +237,7 @@ impl Session {
     }
 
     /// Reply about an exec that does not run.
-    fn absent(&self, exec_id: ExecId) -> SessionReply {
+    pub(super) fn absent(&self, exec_id: ExecId) -> SessionReply {
         if self.is_known(exec_id) {
             SessionReply::ExecEnded
         } else {
@@ -274,49 +275,6 @@ impl Session {
         }
     }
 
-    /// Writes what comes to the stdin of an exec. One call at a time does, so that their bytes don't mix.
-    async fn receive_stdin(
-        &self,
-        mut stream: UnixStream,
-        exec_id: ExecId,
-        eof: bool,
-    ) -> io::Result<()> {
-        let running = self.table.lock().get(exec_id);
-        let Some(exec) = running else {
-            return write_frame(&mut stream, &self.absent(exec_id)).await;
-        };
-        let _use = self.enter();
-        write_frame(&mut stream, &SessionReply::Done).await?;
-        let mut stdin = tokio::select! {
-            stdin = exec.stdin.lock() => stdin,
-            () = exec.ended() => {
-                return write_frame(&mut stream, &SessionReply::StdinClosed { bytes: 0 }).await;
-            }
-        };
-        let (mut bytes, mut buffer) = (0, Vec::new());
-        let reply = loop {
-            buffer.clear();
-            buffer.reserve(STDIN_READ_BYTES);
-            let read = stream.read_buf(&mut buffer).await?;
-            match &mut *stdin {
-                None => break SessionReply::StdinClosed { bytes },
-                Some(_) if read == 0 => break SessionReply::StdinTaken { bytes },
-                Some(pipe) => tokio::select! {
-                    written = pipe.write_all(&buffer) => match written {
-                        Ok(()) => bytes += read as u64,
-                        Err(_) => *stdin = None,
-                    },
-                    // What it has left may hold the pipe, and never read.
-                    () = exec.ended() => *stdin = None,
-                },
-            }
-        };
-        if eof {
-            *stdin = None;
-        }
-        write_frame(&mut stream, &reply).await
-    }
-
     /// Runs a file server, whose connection this one becomes.
     async fn serve_files(&self, mut stream: UnixStream) -> io::Result<()> {
         // A command can stop the servers that run.
@@ -332,6 +290,8 @@ impl Session {
         let command = [sandbox_init::PATH, sandbox_files::ARGUMENT];
         let spec = ExecSpec {
             command: command.map(OsString::from).to_vec(),
+            // The user may have closed the workspace to themselves.
+            cwd: "/".into(),
             streams: ExecStreams::Own,
             ..ExecSpec::default()
         };
@@ -371,7 +331,7 @@ impl Session {
     }
 
     /// Counts a call as a use.
-    fn enter(&self) -> Use<'_> {
+    pub(super) fn enter(&self) -> Use<'_> {
         if let Some(clock) = &self.clock {
             clock.send_modify(SessionClock::enter);
         }
@@ -380,7 +340,7 @@ impl Session {
 }
 
 /// Use of the sandbox by a call.
-struct Use<'a>(Option<&'a watch::Sender<SessionClock>>);
+pub(super) struct Use<'a>(Option<&'a watch::Sender<SessionClock>>);
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
