@@ -114,7 +114,7 @@ fn file_server_gives_nothing_away_and_may_be_killed() {
         })
     });
     let script = format!(
-        "cd /proc/{server}; cat mem environ 2>/dev/null | wc -c; ls fd 2>/dev/null | wc -l; ls root/ 2>/dev/null | wc -l; \
+        "cd /proc/{server}; cat mem environ 2>/dev/null | wc -c; readlink fd/* 2>/dev/null | wc -l; ls root/ 2>/dev/null | wc -l; \
          grep ^NoNewPrivs status; grep ^CapEff status; kill -9 {server}; echo $?"
     );
     let nothing = "0\n0\n0\nNoNewPrivs:\t1\nCapEff:\t0000000000000000\n0\n";
