@@ -98,9 +98,10 @@ impl ExecSpec {
             has_inference: has_inference == 1,
             cwd,
             streams: match streams {
-                0 => ExecStreams::Sandbox,
+                2 => ExecStreams::Terminal(size),
+                _ if size != Size::default() => return None,
                 1 => ExecStreams::Own,
-                _ => ExecStreams::Terminal(size),
+                _ => ExecStreams::Sandbox,
             },
             is_detached: is_detached == 1,
         })
