@@ -17,6 +17,7 @@ mod json_body;
 mod json_error;
 pub mod lines;
 pub mod listener_policy;
+pub mod log_query;
 pub mod metrics;
 pub mod private;
 pub mod query;

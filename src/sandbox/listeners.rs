@@ -7,19 +7,18 @@
 //! The shim keeps them and accepts nothing. So while the owner is restarted, calls wait in the kernel, and the next
 //! owner takes them.
 
-use super::shim::socket_path;
+use super::shim::{bind_socket, socket_path};
 use crate::sandbox_init::inference::MAX_LISTENERS;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use std::{
-    fs,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+        unix::net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -119,7 +118,7 @@ pub(crate) async fn hand_over(
     mut received: watch::Receiver<Option<Vec<OwnedFd>>>,
     updates: watch::Sender<()>,
 ) -> io::Result<()> {
-    let listener = spawn_blocking(move || bind(&dir)).await??;
+    let listener = spawn_blocking(move || bind_socket(&dir, SOCKET_FILE)).await??;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     if received.borrow_and_update().is_some() {
@@ -153,16 +152,6 @@ fn send_received(owner: &UnixStream, received: &watch::Receiver<Option<Vec<Owned
     if let Some(Err(error)) = sent {
         tracing::warn!(%error, "listeners of the sandbox not handed over");
     }
-}
-
-/// Socket in a shim's directory. A stale one of an earlier shim is replaced.
-fn bind(dir: &Path) -> io::Result<StdUnixListener> {
-    let (_open_dir, path) = socket_path(dir, SOCKET_FILE)?;
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    StdUnixListener::bind(path)
 }
 
 /// Takes the listeners from the shim in `dir`; `None` while it has none.
@@ -219,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn listeners_reach_each_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let socket = StdUnixListener::bind(dir.path().join("in-sandbox")).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(dir.path().join("in-sandbox")).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap();
         assert!(take(dir.path()).await.unwrap().is_none());

@@ -25,10 +25,10 @@ use crate::{
     api::{
         TaskId,
         error::ApiError,
-        events::{LogPart, OutputEncoding},
         problem::{Problem, ProblemKind},
         tasks::{LogCursor, Task},
     },
+    http::log_query::LogQuery,
     identity::Caller,
     store::StoreError,
 };
@@ -44,15 +44,6 @@ const NODE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Seconds after which a node that does not answer may be asked again.
 const NODE_UNREACHABLE_RETRY_SECONDS: u64 = 5;
-
-/// Output that a reader wants.
-#[derive(Clone, Copy, Default)]
-pub(super) struct LogQuery {
-    pub(super) encoding: OutputEncoding,
-    pub(super) part: LogPart,
-    /// Whether each line of a document begins with its time.
-    pub(super) timestamps: bool,
-}
 
 /// Failure to read the output of a job from its node. It is logged, and never reaches the reader.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The owner's end of a shim: starts it, finds it again, gets its updates, requests its stop.
 
 use super::{
-    ARGUMENT, LISTENER_FD, LOG_FILE,
+    ARGUMENT, LISTENER_FD, LOG_FILE, SOCKET_FILE, bind_socket,
     frame::{Protocol, ShimMessage, encode_assignment, encode_stdin, encode_stop},
     socket_in,
 };
@@ -10,12 +10,7 @@ use bytes::BytesMut;
 use command_fds::{CommandFdExt as _, FdMapping};
 use futures_util::FutureExt as _;
 use serde::Serialize;
-use std::{
-    fs, io,
-    os::unix::net::{UnixListener, UnixStream as StdStream},
-    path::Path,
-    process::Stdio,
-};
+use std::{fs, io, os::unix::net::UnixStream as StdStream, path::Path, process::Stdio};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
@@ -200,12 +195,8 @@ impl ShimHandle {
 
 /// Starts a shim with its socket and log in `dir`, and connects to it. Reads and writes the disk.
 fn start_in(dir: &Path, program: &Path) -> io::Result<(Child, StdStream)> {
+    let listener = bind_socket(dir, SOCKET_FILE)?;
     let (open_dir, path) = socket_in(dir)?;
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
     // Before the shim runs: a connection waits in the listener's queue.
     let stream = StdStream::connect(&path)?;
     drop(open_dir);

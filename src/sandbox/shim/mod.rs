@@ -175,6 +175,16 @@ pub(crate) fn socket_path(dir: &Path, name: &str) -> io::Result<(File, PathBuf)>
     Ok((dir, path.into()))
 }
 
+/// Listens at a socket in a directory. A stale one of an earlier shim is replaced.
+pub(crate) fn bind_socket(dir: &Path, name: &str) -> io::Result<StdListener> {
+    let (_open_dir, path) = socket_path(dir, name)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    StdListener::bind(path)
+}
+
 /// Moves the socket and the log of a shim into the directory of its guest. Connections stay, and new ones find it there.
 pub(crate) fn move_into(dir: &Path, to: &Path) -> io::Result<()> {
     fs::rename(dir.join(LOG_FILE), to.join(LOG_FILE))?;

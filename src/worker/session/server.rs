@@ -16,7 +16,7 @@ use crate::{
         },
     },
     background::{self, BackgroundTasks},
-    sandbox::{ExecPort, StopRequest, Stops, shim::socket_path},
+    sandbox::{ExecPort, StopRequest, Stops, shim::bind_socket},
     sandbox_files,
     sandbox_init::{
         self,
@@ -27,9 +27,9 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     ffi::OsString,
-    fs, io,
-    os::{fd::OwnedFd, unix::net::UnixListener as StdUnixListener},
-    path::{Path, PathBuf},
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -94,7 +94,7 @@ impl Session {
 
     /// Serves calls in the background, and stops the sandbox when it is idle or too old.
     pub(in crate::worker) fn serve(self: &Arc<Self>, stops: Stops) -> io::Result<()> {
-        let listener = bind(&self.dir)?;
+        let listener = bind_socket(&self.dir, SOCKET_FILE)?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         background::spawn("session_calls", Arc::clone(self).accept(listener));
@@ -348,14 +348,4 @@ impl Drop for Use<'_> {
             clock.send_modify(|clock| clock.leave(Instant::now()));
         }
     }
-}
-
-/// Socket in the directory of the job. A stale one of an earlier shim is replaced.
-fn bind(dir: &Path) -> io::Result<StdUnixListener> {
-    let (_open_dir, path) = socket_path(dir, SOCKET_FILE)?;
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    StdUnixListener::bind(path)
 }

@@ -9,13 +9,14 @@ use super::{
 };
 use crate::{
     api::{
-        events::{JobEvent, LogPart, LogRecord, OutputData, OutputEncoding},
-        problem::{Problem, ProblemKind},
+        events::{JobEvent, LogRecord, OutputData, OutputEncoding},
+        problem::Problem,
         sandboxes::exec::Exec,
-        tasks::{LogCursor, Since},
+        tasks::LogCursor,
         time::Time,
     },
     http::{
+        log_query::{self, KEEP_ALIVE, LogQuery},
         request::Request,
         response::{self, Reply, Response},
     },
@@ -27,8 +28,6 @@ use serde_json::json;
 use std::{io, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Comment that keeps an idle connection alive.
-const KEEP_ALIVE: &[u8] = b": still here\n\n";
 /// Time without an event after which it is sent. Proxies cut connections that are silent for longer.
 const IDLE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -69,55 +68,27 @@ pub(super) async fn answer(job: Arc<Job>, request: &Request) -> Reply {
 
 /// Output that a request asks for.
 pub(super) fn query(request: &Request, attempt: u32) -> Result<ExecLogQuery, Problem> {
-    let since =
-        request.query_as::<Since>("since", "a time in RFC 3339, or a duration such as 10m")?;
-    let tail = request.query_as("tail", "a number of lines up to 100000")?;
-    let timestamps = request.query_as("timestamps", "true or false")?;
+    let LogQuery {
+        encoding,
+        part,
+        timestamps,
+    } = LogQuery::of(request)?;
+    let cursor = log_query::last_event_id(request)?;
     Ok(ExecLogQuery {
         events: EventQuery {
-            after: last_event_id(request, attempt)?,
+            // The execs of another attempt are gone, so this is one of the same id that began again.
+            after: if cursor.attempt == attempt {
+                cursor.seq
+            } else {
+                0
+            },
             output: true,
             follow: false,
-            encoding: request
-                .query_as("encoding", "text or base64")?
-                .unwrap_or_default(),
-            part: LogPart {
-                streams: request
-                    .query_as("stream", "all, stdout or stderr")?
-                    .unwrap_or_default(),
-                since: since.map(|since| since.at(Time::now())),
-                tail,
-            },
+            encoding,
+            part,
         },
-        timestamps: timestamps.unwrap_or(false),
+        timestamps,
     })
-}
-
-/// Number of the last event that a reader has; 0 for one that begins.
-fn last_event_id(request: &Request, attempt: u32) -> Result<u64, Problem> {
-    let Some(id) = request.headers().get("last-event-id") else {
-        return Ok(0);
-    };
-    let Ok(id) = id.to_str() else {
-        return Err(unknown_event_id());
-    };
-    if id.is_empty() {
-        return Ok(0);
-    }
-    let cursor: LogCursor = id.parse().map_err(|()| unknown_event_id())?;
-    // The execs of another attempt are gone, so this is one of the same id that began again.
-    Ok(if cursor.attempt == attempt {
-        cursor.seq
-    } else {
-        0
-    })
-}
-
-fn unknown_event_id() -> Problem {
-    Problem::new(
-        ProblemKind::InvalidRequest,
-        "header Last-Event-ID: expected the id of an earlier event, or nothing",
-    )
 }
 
 /// Events of an exec: `started`, its output, `warning` before the end of the sandbox, and, once it has ended, `exit`.
