@@ -188,6 +188,6 @@ fn is_target(target: &[u8]) -> bool {
 fn bad_link<E>(entry: &Entry) -> ExtractError<E> {
     let [name, target] = [&entry.path, &entry.target].map(|name| quoted(name));
     ExtractError::Entry(format!(
-        "file {name}: it is a hard link to {target}, which is no file that the archive has placed before"
+        "file {name}: it is a hard link to {target}, which the archive has not placed before"
     ))
 }

@@ -49,7 +49,7 @@ pub(super) enum Payload<'a> {
     Bytes(&'a [u8], &'static str),
     /// Bytes that are read while they are sent, and their number.
     Stream(&'a mut dyn Read, u64),
-    /// Bytes that are read while they are sent, up to an end that nobody knows yet.
+    /// Bytes that are read while they are sent, whose end is not known yet.
     Chunks(&'a mut dyn Read),
 }
 

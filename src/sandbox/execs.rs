@@ -1,4 +1,4 @@
-//! Execs beside the first command of a sandbox, or in one that stays: a door for whoever starts them.
+//! Execs beside the first command of a sandbox, or in one that stays: the way to start and reach them.
 //!
 //! The supervisor alone speaks with init. It passes requests that come through an [`ExecPort`] on, and gives each exec the
 //! reports about it; it never waits for an exec. Output doesn't pass it: an exec has pipes of its own.

@@ -145,7 +145,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
-/// Fails for what is no regular file: reading or replacing it would block, or do more than that.
+/// Fails for anything but a regular file: reading or replacing it would block, or do more than that.
 pub(super) fn check_regular(path: &Path, file_type: FileType) -> Result<(), Problem> {
     if file_type.is_file() {
         return Ok(());

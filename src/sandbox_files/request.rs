@@ -1,6 +1,6 @@
 //! One HTTP/1.1 request of a connection: its head, and its body as a blocking reader.
 //!
-//! The peer is the node's own HTTP client, so this is no server for the open network: there are no time limits, since
+//! The peer is the node's own HTTP client, so this is not a server for the open network: there are no time limits, since
 //! the worker has its own and hangs up, and a connection has one request.
 
 use std::{

@@ -143,7 +143,7 @@ impl Requests {
             if signal == libc::SIGTERM {
                 TERMINATING.store(true, Ordering::SeqCst);
                 if self.execs.is_empty() {
-                    // What was left detached holds up no end.
+                    // Detached processes hold up no end.
                     kill_all();
                 }
                 self.execs.wake();

@@ -14,7 +14,7 @@
 //! alone reaps the command, that signal never reaches a process that has got its number.
 //!
 //! A command may kill its keeper, since both have one user. Its tree falls to init then and lives until the sandbox ends,
-//! and the exec counts as killed. That harms nobody but the user of the sandbox.
+//! and the exec counts as killed. That harms only the user of the sandbox.
 
 use std::{io, mem::MaybeUninit, ptr};
 

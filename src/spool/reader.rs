@@ -82,7 +82,7 @@ impl LogReader {
                 break;
             };
             let length = RECORD_HEADER_BYTES + record.length as usize;
-            // What is skipped doesn't count: no record means that all were read.
+            // Skipped records don't count: no record means that all were read.
             if let Some(record) = self.decode(record, output) {
                 bytes += length;
                 records.push(record);

@@ -182,7 +182,7 @@ async fn run_job(
     let session = spec.session;
     artifacts::remove_earlier(&spool)?;
     if session.is_none() {
-        // What is to be collected is written down before the command can begin.
+        // The patterns to collect are on record before the command can begin.
         CollectRequest::new(&spec, config.artifact_limit, config.min_free).write(&config.spool)?;
     }
     let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;

@@ -174,7 +174,7 @@ impl PassingBody {
     }
 }
 
-/// Problem for an answer that is no success, from the node of this slug.
+/// Problem for a failed call, from the node of this slug.
 pub(super) async fn problem(answer: http::Response<Incoming>, slug: &str) -> Problem {
     let (head, body) = answer.into_parts();
     let read = timeout(ERROR_TIMEOUT, Limited::new(body, MAX_ERROR_BYTES).collect()).await;

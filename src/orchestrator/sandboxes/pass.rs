@@ -60,7 +60,7 @@ const UPGRADE_HEADERS: [HeaderName; 4] = [
     header::SEC_WEBSOCKET_PROTOCOL,
     header::SEC_WEBSOCKET_EXTENSIONS,
 ];
-/// Most bytes of the answer to an exec that is no stream: warnings about its fields may be added to it.
+/// Most bytes of the answer to an exec that is not a stream: warnings about its fields may be added to it.
 const MAX_EXEC_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 /// Only protocol to which a connection changes.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");

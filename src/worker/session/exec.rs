@@ -144,7 +144,7 @@ async fn feed(
     if let Some(open) = &mut *stdin {
         let is_written = tokio::select! {
             written = open.write_all(first.as_bytes()) => written.is_ok(),
-            // What it has left may hold the pipe, and never read.
+            // A process that it has left may hold the pipe, and never read.
             () = exec.ended() => false,
         };
         if !is_written || !stays_open {

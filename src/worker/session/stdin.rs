@@ -46,7 +46,7 @@ impl Session {
                         Ok(()) => bytes += read as u64,
                         Err(_) => *stdin = None,
                     },
-                    // What it has left may hold the pipe, and never read.
+                    // A process that it has left may hold the pipe, and never read.
                     () = exec.ended() => *stdin = None,
                 },
             }

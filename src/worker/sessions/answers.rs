@@ -60,7 +60,7 @@ fn end_reason(result: &JobResult) -> EndReason {
     }
 }
 
-/// Problem for an answer of the shim that is no success.
+/// Problem for a failed call of the shim.
 pub(super) fn refused(reply: SessionReply) -> Problem {
     let conflict = |detail: &str| Problem::new(ProblemKind::Conflict, detail);
     match reply {

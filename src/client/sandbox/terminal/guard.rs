@@ -42,7 +42,7 @@ impl Guard {
             .stdin(from_us)
             .stdout(to_us)
             .stderr(Stdio::null())
-            // What ends a whole job of a shell must not end it.
+            // A signal to the whole job of a shell must not end it.
             .process_group(0)
             .spawn()?;
         let guard = Self { process, notes };

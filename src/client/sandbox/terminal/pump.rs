@@ -181,7 +181,7 @@ async fn receive_all(
         let shown = match message {
             Message::Binary(output) => Shown::Output(output),
             Message::Text(text) => {
-                // What is not understood is from a later release.
+                // A message that is not understood is from a later release.
                 let note: ServerNote = serde_json::from_str(&text).unwrap_or_default();
                 if note.status.is_some() || note.exit_code.is_some() {
                     return Ended::Exited(ExecEnd {

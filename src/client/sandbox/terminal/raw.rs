@@ -19,7 +19,7 @@ use std::{
 /// Time for output that is under way when the terminal is restored. A terminal that was stopped takes none.
 const OUTPUT_TIME: Duration = Duration::from_millis(500);
 
-/// Fails where stdin or stdout is no terminal.
+/// Fails where stdin or stdout is not a terminal.
 pub(in crate::client::sandbox) fn check() -> Result<(), Failure> {
     if io::stdin().is_terminal() && io::stdout().is_terminal() {
         return Ok(());

@@ -80,7 +80,7 @@ pub(super) async fn serve(
         // It fails where the client has closed the connection; its own frame is answered already, in a buffer.
         let _ = sink.send(Message::Close(Some(frame))).await;
         let _ = sink.flush().await;
-        // What the client has sent meanwhile would have its end reset the connection, and the last frame be lost.
+        // Unread bytes of the client would reset the connection, and the last frame be lost.
         while let Some(Ok(_)) = messages.next().await {}
     };
     // A client that says no farewell is cut.
