@@ -27,6 +27,7 @@ pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod untrusted;
 pub mod upgrade;
 mod warnings;
 

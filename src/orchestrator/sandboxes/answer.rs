@@ -3,50 +3,22 @@
 
 use super::limits::PassPermit;
 use crate::{
-    api::{
-        problem::{Problem, ProblemBody, ProblemKind, truncated},
-        sandboxes::files::MODE_HEADER,
-    },
+    api::problem::{Problem, ProblemKind},
     http::{
-        request::parse_json,
         response::{self, Body, Response},
+        untrusted,
     },
-    text::clean,
 };
 use bytes::Bytes;
 use futures_util::{future::BoxFuture, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
+use http::{HeaderMap, StatusCode, header};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use std::{io, time::Duration};
 use tokio::time::timeout;
 
-/// Headers of a success that pass.
-const PASSED_HEADERS: [HeaderName; 7] = [
-    header::ACCEPT_RANGES,
-    header::CONTENT_LENGTH,
-    header::CONTENT_RANGE,
-    header::CONTENT_TYPE,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    HeaderName::from_static(MODE_HEADER),
-];
-/// Longest value of a header that passes, in bytes.
-const MAX_VALUE_BYTES: usize = 1024;
-/// Media types that pass. A browser may run others, such as HTML.
-const MEDIA_TYPES: [&str; 4] = [
-    "application/json",
-    "application/octet-stream",
-    "application/x-tar",
-    "text/event-stream",
-];
-/// Statuses of a success.
-const SUCCESSES: [StatusCode; 4] = [
-    StatusCode::OK,
-    StatusCode::CREATED,
-    StatusCode::NO_CONTENT,
-    StatusCode::PARTIAL_CONTENT,
-];
+/// Media type that passes beside those of files.
+const EVENTS: &str = "text/event-stream";
 /// Kinds of problems that a node may have with such a call. Others say something about its token or its own state.
 const KINDS: [ProblemKind; 13] = [
     ProblemKind::InvalidRequest,
@@ -63,21 +35,23 @@ const KINDS: [ProblemKind; 13] = [
     ProblemKind::SandboxFailed,
     ProblemKind::Unavailable,
 ];
-/// Most bytes of the body of an error, and the time for them.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// Time for the body of an error.
 const ERROR_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seconds after which a call that a node did not answer may succeed.
 pub(super) const RETRY_SECONDS: u64 = 2;
 
-/// Success that passes, up to a number of bytes. `access_end` resolves when the caller may see no more.
+/// Success that passes, up to a number of bytes. `access_end` resolves when the caller may see no more. Fails where the
+/// node of this slug sent a header that it should not.
 pub(super) fn success(
     answer: http::Response<Incoming>,
+    slug: &str,
     most_bytes: u64,
     access_end: BoxFuture<'static, ()>,
     permit: PassPermit,
-) -> Response {
+) -> Result<Response, Problem> {
     let (head, body) = answer.into_parts();
-    let headers = passed(&head.headers);
+    let headers = untrusted::passed_headers(&head.headers, &[EVENTS]);
+    let headers = headers.ok_or_else(|| strange(head.status, slug))?;
     let passing = PassingBody {
         body,
         access_end,
@@ -89,34 +63,7 @@ pub(super) fn success(
     *response.status_mut() = head.status;
     *response.headers_mut() = headers;
     response::forbid_buffering(response.headers_mut());
-    response
-}
-
-/// Whether a status is a success that passes.
-pub(super) fn is_success(status: StatusCode) -> bool {
-    SUCCESSES.contains(&status)
-}
-
-fn passed(headers: &HeaderMap) -> HeaderMap {
-    let mut passed = HeaderMap::new();
-    for name in PASSED_HEADERS {
-        let value = headers.get(&name);
-        if let Some(value) = value.filter(|value| value.len() <= MAX_VALUE_BYTES) {
-            passed.insert(name, value.clone());
-        }
-    }
-    if let Some(content_type) = passed.get_mut(header::CONTENT_TYPE)
-        && !is_plain(content_type)
-    {
-        *content_type = HeaderValue::from_static("application/octet-stream");
-    }
-    let nosniff = HeaderValue::from_static("nosniff");
-    passed.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
-    passed
-}
-
-fn is_plain(content_type: &HeaderValue) -> bool {
-    MEDIA_TYPES.contains(&content_type.to_str().unwrap_or_default())
+    Ok(response)
 }
 
 /// Body of an answer on its way.
@@ -177,26 +124,15 @@ impl PassingBody {
 /// Problem for a failed call, from the node of this slug.
 pub(super) async fn problem(answer: http::Response<Incoming>, slug: &str) -> Problem {
     let (head, body) = answer.into_parts();
-    let read = timeout(ERROR_TIMEOUT, Limited::new(body, MAX_ERROR_BYTES).collect()).await;
-    let read = read.ok().and_then(Result::ok);
-    let body = read.map(|read| read.to_bytes()).unwrap_or_default();
-    own_problem(head.status, &head.headers, &body, slug)
+    let body = timeout(ERROR_TIMEOUT, untrusted::error_body(body)).await;
+    own_problem(head.status, &head.headers, &body.unwrap_or_default(), slug)
 }
 
 /// Problem of the kind and text of an error, where both are such as a node may have.
 fn own_problem(status: StatusCode, headers: &HeaderMap, body: &[u8], slug: &str) -> Problem {
-    let answered = parse_json::<ProblemBody>(body).ok();
-    let known = answered.and_then(|answered| {
-        let is_kind = |kind: &&ProblemKind| {
-            kind.slug() == answered.slug() && kind.status() == status.as_u16()
-        };
-        let kind = *KINDS.iter().find(is_kind)?;
-        Some((kind, answered))
-    });
-    let Some((kind, answered)) = known else {
+    let Some(mut problem) = untrusted::known_problem(status, body, &KINDS) else {
         return strange(status, slug);
     };
-    let mut problem = Problem::new(kind, truncated(clean(&answered.detail)));
     problem.retry_after = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok());
@@ -222,6 +158,7 @@ fn strange(status: StatusCode, slug: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::{HeaderName, HeaderValue};
     use serde_json::json;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -233,34 +170,6 @@ mod tests {
             (name, value)
         });
         pairs.collect()
-    }
-
-    #[test]
-    fn few_headers_of_node_pass() {
-        let sent = headers(&[
-            ("set-cookie", "a=b"),
-            ("location", "http://evil.example"),
-            ("content-type", "text/html"),
-            ("content-length", "5"),
-            ("x-request-id", "x"),
-            ("www-authenticate", "Basic"),
-            ("cynode-file-mode", "0644"),
-        ]);
-        let passed = passed(&sent);
-        let mut names: Vec<_> = passed.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                "content-length",
-                "content-type",
-                "cynode-file-mode",
-                "x-content-type-options"
-            ]
-        );
-        assert_eq!(passed[header::CONTENT_TYPE], "application/octet-stream");
-        let events = super::passed(&headers(&[("content-type", "text/event-stream")]));
-        assert_eq!(events[header::CONTENT_TYPE], "text/event-stream");
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::{
         client::{CallBody, CallError},
         request::Request,
         response::Reply,
+        untrusted,
     },
     identity::Caller,
     orchestrator::{
@@ -239,14 +240,15 @@ async fn send(
     };
     match answer.status() {
         StatusCode::SWITCHING_PROTOCOLS => Ok(upgraded::pass_on(answer, access_end, permit)),
-        status if answer::is_success(status) => {
+        status if untrusted::is_success(status) => {
             let is_document = is_exec && !is_stream(&answer);
             let most = if is_document {
                 MAX_EXEC_ANSWER_BYTES
             } else {
                 u64::MAX
             };
-            Ok(answer::success(answer, most, access_end, permit))
+            let passed = answer::success(answer, &slug, most, access_end, permit);
+            Ok(passed?)
         }
         _ => Err(answer::problem(answer, &slug).await.into()),
     }

@@ -17,7 +17,7 @@ use crate::{
         error::ApiError,
         problem::{Problem, ProblemKind},
     },
-    http::{client::CallBody, request::Request, response::Reply},
+    http::{client::CallBody, request::Request, response::Reply, untrusted},
     worker::{api::Api, ledger::Job},
 };
 use body::{Connection, DrivenBody, Upload};
@@ -102,7 +102,7 @@ pub(super) async fn pass(job: &Arc<Job>, mut request: Request) -> Reply {
 /// Reads the error of the file server.
 async fn read_problem(answer: http::Response<Incoming>, mut connection: Connection) -> Problem {
     let status = answer.status();
-    let read = answer::read_error_body(answer.into_body());
+    let read = untrusted::error_body(answer.into_body());
     let driven = async {
         // The body is what ends this, whether the connection does or not.
         let mut read = pin!(read);

@@ -1,44 +1,11 @@
 //! Answers of the file server, which comes from inside a sandbox: as little of them passes as a client needs.
 
 use crate::{
-    api::{
-        problem::{Problem, ProblemBody, ProblemKind, truncated},
-        sandboxes::files::MODE_HEADER,
-    },
-    http::request::parse_json,
-    text::clean,
+    api::problem::{Problem, ProblemKind},
+    http::untrusted,
 };
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, response};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use http::{HeaderValue, StatusCode, header, response};
 
-/// Headers of a success that pass.
-const PASSED_HEADERS: [HeaderName; 8] = [
-    header::ACCEPT_RANGES,
-    header::CONTENT_DISPOSITION,
-    header::CONTENT_LENGTH,
-    header::CONTENT_RANGE,
-    header::CONTENT_TYPE,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    HeaderName::from_static(MODE_HEADER),
-];
-/// Longest value of a header that passes, in bytes.
-const MAX_VALUE_BYTES: usize = 1024;
-/// Media types that pass. A browser may run others, such as HTML.
-const MEDIA_TYPES: [&str; 3] = [
-    "application/json",
-    "application/octet-stream",
-    "application/x-tar",
-];
-/// Statuses of a success.
-const SUCCESSES: [StatusCode; 4] = [
-    StatusCode::OK,
-    StatusCode::CREATED,
-    StatusCode::NO_CONTENT,
-    StatusCode::PARTIAL_CONTENT,
-];
 /// Kinds of problems that a file server may have. Others say something about a caller's credentials or this node.
 const KINDS: [ProblemKind; 10] = [
     ProblemKind::InvalidRequest,
@@ -52,67 +19,22 @@ const KINDS: [ProblemKind; 10] = [
     ProblemKind::InsufficientStorage,
     ProblemKind::SandboxFailed,
 ];
-/// Most bytes of the body of an error.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
 
 /// Head of a success, as it passes. Fails with 502 on what no file server answers.
 pub(super) fn success_head(answer: &response::Parts) -> Result<response::Parts, Problem> {
-    if !SUCCESSES.contains(&answer.status) {
-        return Err(broken());
-    }
+    let passed = untrusted::passed_headers(&answer.headers, &[]);
+    let passed = passed.filter(|_| untrusted::is_success(answer.status));
     let (mut head, ()) = http::Response::new(()).into_parts();
     head.status = answer.status;
-    head.headers = passed(&answer.headers)?;
-    Ok(head)
-}
-
-fn passed(headers: &HeaderMap) -> Result<HeaderMap, Problem> {
-    let mut passed = HeaderMap::new();
-    for name in PASSED_HEADERS {
-        // The first counts, as everywhere.
-        let Some(value) = headers.get(&name) else {
-            continue;
-        };
-        if value.len() > MAX_VALUE_BYTES {
-            return Err(broken());
-        }
-        passed.insert(name, value.clone());
-    }
-    if let Some(content_type) = passed.get_mut(header::CONTENT_TYPE)
-        && !is_plain(content_type)
-    {
-        *content_type = HeaderValue::from_static("application/octet-stream");
-    }
-    let nosniff = HeaderValue::from_static("nosniff");
-    passed.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    head.headers = passed.ok_or_else(broken)?;
     let no_store = HeaderValue::from_static("private, no-store");
-    passed.insert(header::CACHE_CONTROL, no_store);
-    Ok(passed)
-}
-
-fn is_plain(content_type: &HeaderValue) -> bool {
-    let media_type = content_type.to_str().unwrap_or_default();
-    MEDIA_TYPES.contains(&media_type)
-}
-
-/// Beginning of the body of an error; empty where it can't be read or is too long.
-pub(super) async fn read_error_body(body: Incoming) -> Bytes {
-    let read = Limited::new(body, MAX_ERROR_BYTES).collect().await;
-    read.map(|read| read.to_bytes()).unwrap_or_default()
+    head.headers.insert(header::CACHE_CONTROL, no_store);
+    Ok(head)
 }
 
 /// Problem for an error of the file server: of the same kind and text, where both are such as it may have.
 pub(super) fn problem(status: StatusCode, body: &[u8]) -> Problem {
-    let Ok(answered) = parse_json::<ProblemBody>(body) else {
-        return broken();
-    };
-    let kind = KINDS
-        .into_iter()
-        .find(|kind| kind.slug() == answered.slug() && kind.status() == status.as_u16());
-    match kind {
-        Some(kind) => Problem::new(kind, truncated(clean(&answered.detail))),
-        None => broken(),
-    }
+    untrusted::known_problem(status, body, &KINDS).unwrap_or_else(broken)
 }
 
 /// Problem of a file server that hangs up or answers what no file server does.
@@ -126,6 +48,8 @@ pub(super) fn broken() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::untrusted::MAX_VALUE_BYTES;
+    use http::HeaderName;
     use serde_json::json;
 
     fn head(status: u16, headers: &[(&'static str, &str)]) -> response::Parts {
