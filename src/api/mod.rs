@@ -22,6 +22,7 @@ pub mod problem;
 mod requirements;
 pub mod sandboxes;
 pub mod size;
+pub mod snapshots;
 mod string_form;
 pub mod tasks;
 pub mod time;
