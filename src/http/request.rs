@@ -4,7 +4,7 @@ pub use super::json_body::parse_json;
 
 use super::{
     MAX_BODY_BYTES, UploadPart,
-    body::{self, BodyChunks},
+    body::{self, ArrivingBody, BodyChunks},
     budget::{Account, BodyReservation},
     connection_limiter::ConnectionPermit,
     json_body::{check_structure, parse},
@@ -24,7 +24,6 @@ use http::{
     request::Parts,
     uri::{Authority, PathAndQuery},
 };
-use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
@@ -66,7 +65,7 @@ impl RequestContext {
 /// Request for a handler.
 pub struct Request {
     parts: Parts,
-    body: Option<Incoming>,
+    body: ArrivingBody,
     body_limit: usize,
     params: HashMap<String, String>,
     /// Connection that it arrived on.
@@ -85,7 +84,7 @@ pub struct Request {
 impl Request {
     pub(super) fn new(
         parts: Parts,
-        body: Incoming,
+        body: ArrivingBody,
         params: HashMap<String, String>,
         context: RequestContext,
         id: String,
@@ -93,7 +92,7 @@ impl Request {
     ) -> Self {
         Self {
             parts,
-            body: Some(body),
+            body,
             body_limit: MAX_BODY_BYTES,
             params,
             connection: context.connection,
@@ -351,11 +350,9 @@ impl Request {
         let length = self.header(header::CONTENT_LENGTH.as_str());
         let length = length.and_then(|length| length.parse().ok());
         body::check_length(length, self.body_limit)?;
-        let Some(body) = self.body.take() else {
-            return Ok(Vec::new());
-        };
         let mut reservation =
             BodyReservation::open(self.payer(), self.body_limit, length.unwrap_or(0))?;
+        let body = self.body.take();
         let bytes = body::receive(body, self.body_limit, &mut reservation).await;
         self.permit.mark_received();
         self.reservation = Some(reservation);

@@ -5,6 +5,7 @@
 //! measures each request once: without its query, which may hold names, and with the cause of its failure.
 
 use super::{
+    body::ArrivingBody,
     metrics::{RequestMetrics, UNMATCHED_ROUTE},
     request::{Request, RequestContext},
     response::{self, Reply, Response},
@@ -303,9 +304,10 @@ impl<S: Send + Sync + 'static> Router<S> {
         async move {
             let began = Instant::now();
             let warnings = Warnings::default();
+            let (parts, body) = request.into_parts();
+            let body = ArrivingBody::new(body, &parts.headers);
             let reply = match context.and_then(|context| found.map(|found| (found, context))) {
                 Ok(((handler, params), context)) => {
-                    let (parts, body) = request.into_parts();
                     let (id, warnings) = (id.clone(), warnings.clone());
                     let request = Request::new(parts, body, params, context, id, warnings);
                     run(handler, self.state, request).await

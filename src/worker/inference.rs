@@ -64,10 +64,9 @@ pub(super) async fn proxy(api: Arc<Api>, mut request: Request) -> Reply {
         return Err(fault(UPSTREAM_UNREACHABLE, detail).into());
     };
     let headers = relay::request_headers(request.headers());
-    let mut body = request.chunks();
+    let body = request.chunks();
     let length = body.announced_size();
     if length.is_some_and(|length| length > MAX_REQUEST_BYTES as u64) {
-        body.drain().await;
         return Err(too_large().into());
     }
     let url = format!("http://{address}{}", endpoint.path());
@@ -130,7 +129,6 @@ pub(super) fn chunks(
         };
         let length = length + chunk.len();
         if length > MAX_REQUEST_BYTES {
-            body.drain().await;
             return Err(fault.set(too_large()));
         }
         Ok(Some((chunk, (body, length, fault))))

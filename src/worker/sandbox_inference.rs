@@ -205,10 +205,9 @@ fn is_one_resource(name: &str) -> bool {
 async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, path: &str) -> Reply {
     let access = api.gateway.access.lock().clone();
     let access = access.ok_or_else(|| unavailable("the orchestrator serves no models to jobs"))?;
-    let mut body = request.chunks();
+    let body = request.chunks();
     let length = body.announced_size();
     if length.is_some_and(|length| length > MAX_REQUEST_BYTES as u64) {
-        body.drain().await;
         return Err(too_large().into());
     }
     let mut headers = relay::request_headers(request.headers());

@@ -7,6 +7,7 @@ use crate::support::{
     raw::{connect_from, connect_to, rest},
     stand_in::capability,
 };
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -74,6 +75,26 @@ fn announced(api: &Api, path: &str, token: &str, length: usize) -> String {
         return start;
     }
     start + &rest(stream)
+}
+
+#[test]
+fn answer_arrives_whole_beside_body_that_nobody_reads() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut stream = connect_to(&orchestrator.gateway);
+    // Most of the answer has to wait for this side.
+    set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    let head = "GET /openapi.json HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.peek(&mut [0; 1]).unwrap();
+    stream.write_all(b"{}").unwrap();
+    let mut answer = Vec::new();
+    // Fails where the connection is reset.
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    serde_json::from_str::<Value>(body).unwrap();
 }
 
 #[test]

@@ -66,11 +66,7 @@ enum BodyState {
     Arriving,
     Complete,
     /// Invalid, or broken off.
-    Failed {
-        problem: Problem,
-        /// Whether the client may still be sending, which is read and dropped.
-        is_draining: bool,
-    },
+    Failed(Problem),
 }
 
 /// Receiver of the rest of a body; ends when dropped.
@@ -111,13 +107,7 @@ pub(super) async fn receive(
         deadline: Instant::now() + BODY_TIMEOUT,
         is_reserved: length.is_some(),
     };
-    let reservation = match reserve(request, length) {
-        Ok(reservation) => reservation,
-        Err(problem) => {
-            source.chunks.drain().await;
-            return Err(problem.into());
-        }
-    };
+    let reservation = reserve(request, length)?;
     let body = Arc::new(RequestBody {
         received: Mutex::new(Received {
             kept: Kept::default(),
@@ -171,37 +161,22 @@ impl RequestBody {
             }
             Err(problem) => problem,
         };
-        self.fail(problem.clone(), true);
-        // The client may send on before it reads the answer.
-        source.chunks.drain().await;
-        self.fail(problem.clone(), false);
+        self.received.lock().state = BodyState::Failed(problem.clone());
+        self.changed.send_replace(());
         Err(problem)
     }
 
-    fn fail(&self, problem: Problem, is_draining: bool) {
-        self.received.lock().state = BodyState::Failed {
-            problem,
-            is_draining,
-        };
-        self.changed.send_replace(());
-    }
-
     /// Output of work for which the body is needed. Where the body is invalid, or turns out to be, the work is dropped
-    /// at once, with its place in a queue or at a node; the problem follows when the client can read it.
+    /// at once, with its place in a queue or at a node.
     pub(super) async fn while_valid<T>(
         &self,
         work: impl Future<Output = Result<T, ApiError>>,
     ) -> Result<T, ApiError> {
-        let done = tokio::select! {
+        tokio::select! {
             biased;
             problem = self.wait_for(BodyState::failure) => Err(problem.into()),
             done = work => done,
-        };
-        if done.is_err() {
-            self.wait_for(|state| (!state.is_draining()).then_some(()))
-                .await;
         }
-        done
     }
 
     /// First answer to a question about the state that is one.
@@ -255,20 +230,16 @@ impl RequestBody {
 impl BodyState {
     fn failure(&self) -> Option<Problem> {
         match self {
-            Self::Failed { problem, .. } => Some(problem.clone()),
+            Self::Failed(problem) => Some(problem.clone()),
             Self::Arriving | Self::Complete => None,
         }
-    }
-
-    fn is_draining(&self) -> bool {
-        matches!(self, Self::Failed { is_draining, .. } if *is_draining)
     }
 }
 
 impl Received {
     /// Next bytes after a place, which moves on: `Some(None)` at the end, `None` before they have arrived.
     fn read(&self, place: &mut Place) -> io::Result<Option<Option<Bytes>>> {
-        if let BodyState::Failed { problem, .. } = &self.state {
+        if let BodyState::Failed(problem) = &self.state {
             return Err(io::Error::other(problem.detail.clone()));
         }
         if let Some(next) = self.kept.read(place) {

@@ -2,7 +2,6 @@
 
 use crate::{
     api::problem::Problem,
-    background,
     http::{body::BodyChunks, budget::BodyReservation, client::CallBody},
 };
 use bytes::Bytes;
@@ -82,15 +81,6 @@ impl PassingBody {
                 *self.fault.0.lock() = Some(problem);
                 Some(Err(error))
             }
-        }
-    }
-}
-
-impl Drop for PassingBody {
-    /// Reads what the client still sends of a body that the node did not want, so that it gets the answer.
-    fn drop(&mut self) {
-        if let Some(mut chunks) = self.chunks.take() {
-            background::spawn("drain_body", async move { chunks.drain().await });
         }
     }
 }

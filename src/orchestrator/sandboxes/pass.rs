@@ -91,16 +91,7 @@ pub(in crate::orchestrator) async fn pass(
     call: PassedCall,
     mut request: Request,
 ) -> Reply {
-    let permit = match state.pass_limits.acquire(caller.caller.user.id) {
-        Ok(permit) => permit,
-        Err(problem) => {
-            // A client that does not wait for leave has sent its body, and might lose the answer to a reset.
-            if !request.headers().contains_key(header::EXPECT) {
-                request.chunks().drain().await;
-            }
-            return Err(problem.into());
-        }
-    };
+    let permit = state.pass_limits.acquire(caller.caller.user.id)?;
     let target = target(state, &caller.caller, call.place, call.name).await?;
     if target.foreign_owner.is_some() {
         record(

@@ -94,9 +94,7 @@ pub(super) async fn pass(job: &Arc<Job>, mut request: Request) -> Reply {
         let body = DrivenBody::new(body, connection, SILENCE_TIMEOUT);
         return Ok(http::Response::from_parts(head, body.boxed_unsync()));
     }
-    let problem = read_problem(answer, connection).await;
-    upload.drain().await;
-    Err(problem.into())
+    Err(read_problem(answer, connection).await.into())
 }
 
 /// Reads the error of the file server.

@@ -36,19 +36,12 @@ pub(super) async fn take(job: &Arc<Job>, mut request: Request) -> Reply {
     let exec_id = exec_id(&request)?;
     let is_last = request.query_as("eof", "true or false")?.unwrap_or(false);
     let mut body = request.chunks();
-    match send(job, exec_id, &mut body).await {
-        Ok(bytes) => {
-            // A call of its own, which a body that breaks off never reaches: the command must not take it for whole.
-            if is_last {
-                close(job, exec_id).await?;
-            }
-            response::ok(&StdinTaken { bytes })
-        }
-        Err(error) => {
-            body.drain().await;
-            Err(error)
-        }
+    let bytes = send(job, exec_id, &mut body).await?;
+    // A call of its own, which a body that breaks off never reaches: the command must not take it for whole.
+    if is_last {
+        close(job, exec_id).await?;
     }
+    response::ok(&StdinTaken { bytes })
 }
 
 /// Sends a body to an exec's stdin, until the exec reads no more. Returns the number of bytes that it took.

@@ -94,11 +94,7 @@ pub(in crate::orchestrator::gateway) async fn upload(
 ) -> Reply {
     let caller = authenticate(&state, &request, ACCESS).await?;
     let mut body = request.chunks();
-    let reply = receive(&state, &caller, &request, &mut body).await;
-    if reply.is_err() {
-        body.drain().await;
-    }
-    reply
+    receive(&state, &caller, &request, &mut body).await
 }
 
 async fn receive(

@@ -87,11 +87,6 @@ impl Upload {
             }
         })
     }
-
-    /// Reads what the sender still sends, for a moment, so that it gets the answer. The call must have been dropped.
-    pub(super) async fn drain(self) {
-        self.chunks.lock().await.drain().await;
-    }
 }
 
 /// Connection to the file server, which goes on while it is polled.
