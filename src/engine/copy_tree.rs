@@ -1,0 +1,477 @@
+//! Copy of a directory tree that a job may have written, and may be changing meanwhile.
+//!
+//! A hostile tree may be of any depth and size, and an entry may become another one between two looks. So nothing here
+//! recurses; every entry is opened relative to a descriptor, without following a link and without entering a mount
+//! ([`open`]); only what is open is asked for its type and copied; and bytes, entries, depth and memory have limits.
+//!
+//! What is copied:
+//!
+//! | entry | |
+//! |---|---|
+//! | directory, regular file | mode and time of change; hard links become separate files, and holes stay holes |
+//! | symbolic link | as it is |
+//! | whiteout (device 0:0) | in an upper directory: the file of the image was removed |
+//! | FIFO, socket, other device | left out |
+//!
+//! In an upper directory owners, setuid and setgid stay, and the attribute by which overlay hides a directory of the
+//! image. In a workspace everything belongs to the process that copies: podman gives it to the image's user later.
+
+mod data;
+mod open;
+
+use super::{Engine, EngineError, Program, call};
+use crate::disk_space::DiskSpace;
+use open::{open_child, open_directory};
+use rustix::{
+    fs::{
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+        Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, futimens, mkdirat,
+        mknodat, openat, readlinkat, statat, symlinkat, utimensat,
+    },
+    io::Errno,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    ffi::CStr,
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// First argument that makes the binary copy a tree, inside podman's user namespace where that is rootless.
+pub const COPY_TREE_ARGUMENT: &str = "__copy-tree";
+
+/// Most entries of a tree.
+const MAX_ENTRIES: u64 = 2_000_000;
+/// Most directories within each other.
+const MAX_DEPTH: usize = 1000;
+/// Longest path of a directory below the top, in bytes: what the kernel takes.
+const MAX_PATH_BYTES: usize = 4000;
+/// Memory for paths of directories that are not copied yet.
+const MAX_PENDING_BYTES: usize = 64 << 20;
+/// Memory that a path takes besides its bytes.
+const PATH_OVERHEAD_BYTES: usize = 32;
+/// Space that a directory counts with.
+const DIRECTORY_BYTES: u64 = 4096;
+/// Bytes, and entries, that are copied between two checks of the disk.
+const CHECK_BYTES: u64 = 64 << 20;
+const CHECK_ENTRIES: u64 = 4096;
+/// Attributes of a directory that hides the one of the image: of overlay as root, in a user namespace, and of its
+/// implementation with FUSE.
+const OPAQUE_ATTRIBUTES: [&str; 3] = [
+    "trusted.overlay.opaque",
+    "user.overlay.opaque",
+    "user.fuseoverlayfs.opaque",
+];
+/// Attributes of entries whose content is elsewhere, so that a copy of them would be wrong.
+const REFERRING_ATTRIBUTES: [&str; 4] = [
+    "trusted.overlay.redirect",
+    "user.overlay.redirect",
+    "trusted.overlay.metacopy",
+    "user.overlay.metacopy",
+];
+
+/// Kind of a tree, and so what of its entries is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyKind {
+    /// Workspace of a job.
+    Workspace,
+    /// Upper directory of an overlay.
+    Upper,
+}
+
+/// Tree to copy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyRequest {
+    /// Directory whose content is copied.
+    pub from: PathBuf,
+    /// Directory that gets it, which exists and has none of the names.
+    pub to: PathBuf,
+    /// Kind of the tree.
+    pub kind: CopyKind,
+    /// Most bytes.
+    pub max_bytes: u64,
+    /// Bytes that stay free on the filesystem of `to`, and the same share of its inodes.
+    pub min_free: u64,
+}
+
+/// Size of a tree that was copied.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Copied {
+    /// Bytes of whole blocks.
+    pub bytes: u64,
+    /// Entries.
+    pub entries: u64,
+}
+
+/// Failure of a copy, which may leave a part behind.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyError {
+    /// The tree has more bytes than were allowed.
+    #[error("it has more bytes than may be copied")]
+    TooLarge,
+    /// The disk is short.
+    #[error("the disk has no room for it ({0})")]
+    NoSpace(String),
+    /// The tree has what can't be copied.
+    #[error("{0}")]
+    Refused(String),
+    /// The node failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Engine {
+    /// Copies a tree within `limit`. `init` is a copy of our binary. Dropped, it ends the process that copies.
+    pub async fn copy_tree(
+        &self,
+        init: &Path,
+        request: &CopyRequest,
+        limit: Duration,
+    ) -> Result<Copied, CopyError> {
+        let text = serde_json::to_string(request);
+        let (Ok(text), Some(init)) = (text, init.to_str()) else {
+            let advice = "a path of the data directory is not UTF-8; choose another --data-dir";
+            return Err(CopyError::Failed(advice.to_owned()));
+        };
+        // Rootless, files of a job's users belong to subordinate ids, which only podman's user namespace may read.
+        // A process of its own also as root: it can be ended.
+        let answer = if self.info.rootless {
+            let arguments = ["unshare", init, COPY_TREE_ARGUMENT, &text];
+            call(&self.program, &arguments, limit, |_| ()).await
+        } else {
+            let program = Program::plain(init);
+            call(&program, &[COPY_TREE_ARGUMENT, &text], limit, |_| ()).await
+        };
+        let answer = answer.map_err(|error| match error {
+            EngineError::TimedOut { limit, .. } => {
+                let minutes = limit.as_secs() / 60;
+                CopyError::Failed(format!("it was not copied within {minutes} minutes"))
+            }
+            error => CopyError::Failed(error.to_string()),
+        })?;
+        let outcome: Result<Copied, CopyError> = serde_json::from_str(&answer)
+            .map_err(|error| CopyError::Failed(format!("the copy gave no answer: {error}")))?;
+        outcome
+    }
+}
+
+/// Copies a tree by a request in JSON, and returns the answer to print.
+pub fn copy_from_argument(argument: &str) -> serde_json::Result<String> {
+    let request: CopyRequest = serde_json::from_str(argument)?;
+    serde_json::to_string(&copy_tree(&request))
+}
+
+/// Copies a tree.
+fn copy_tree(request: &CopyRequest) -> Result<Copied, CopyError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &Path| openat(CWD, path, flags, Mode::empty());
+    let mut copy = TreeCopy {
+        from: open(&request.from).map_err(|error| failure(b".", error))?,
+        to: open(&request.to).map_err(|error| failure(b".", error))?,
+        request,
+        copied: Copied::default(),
+        pending: vec![b".".to_vec()],
+        pending_bytes: 1 + PATH_OVERHEAD_BYTES,
+        unchecked_bytes: 0,
+        unchecked_entries: 0,
+        can_clone: true,
+    };
+    copy.check_disk()?;
+    while let Some(path) = copy.pending.pop() {
+        copy.pending_bytes = copy.pending_bytes.saturating_sub(cost(&path));
+        copy.copy_directory(&path)?;
+    }
+    Ok(copy.copied)
+}
+
+/// Copy of one tree.
+struct TreeCopy<'a> {
+    request: &'a CopyRequest,
+    from: OwnedFd,
+    to: OwnedFd,
+    copied: Copied,
+    /// Paths of directories that are made, and not copied yet.
+    pending: Vec<Vec<u8>>,
+    pending_bytes: usize,
+    unchecked_bytes: u64,
+    unchecked_entries: u64,
+    /// Whether the file systems may share the blocks of two files.
+    can_clone: bool,
+}
+
+impl TreeCopy<'_> {
+    fn is_upper(&self) -> bool {
+        self.request.kind == CopyKind::Upper
+    }
+
+    /// Copies the entries of a directory, and notes the directories among them.
+    fn copy_directory(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        let from = match open_directory(&self.from, path) {
+            Err(error) if is_vanished(error) => return Ok(()),
+            opened => opened.map_err(|error| failure(path, error))?,
+        };
+        let to = open_directory(&self.to, path).map_err(|error| failure(path, error))?;
+        for entry in Dir::read_from(&from).map_err(|error| failure(path, error))? {
+            let entry = entry.map_err(|error| failure(path, error))?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                self.copy_entry((&from, &to), name, &join(path, name))?;
+            }
+        }
+        self.finish_directory(&from, &to, path)
+    }
+
+    fn copy_entry(
+        &mut self,
+        (from, to): (&OwnedFd, &OwnedFd),
+        name: &CStr,
+        path: &[u8],
+    ) -> Result<(), CopyError> {
+        self.count_entry()?;
+        let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(error) if is_vanished(error) => return Ok(()),
+            stat => stat.map_err(|error| failure(path, error))?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => self.add_directory(to, name, path),
+            FileType::RegularFile => self.copy_file((from, to), name, path),
+            FileType::Symlink => self.copy_link((from, to), name, &stat, path),
+            FileType::CharacterDevice if self.is_upper() && stat.st_rdev == 0 => {
+                let kind = FileType::CharacterDevice;
+                mknodat(to, name, kind, Mode::empty(), 0).map_err(|error| failure(path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a directory, whose content comes later.
+    fn add_directory(&mut self, to: &OwnedFd, name: &CStr, path: &[u8]) -> Result<(), CopyError> {
+        let depth = path.iter().filter(|byte| **byte == b'/').count() + 1;
+        if depth > MAX_DEPTH || path.len() > MAX_PATH_BYTES {
+            return Err(CopyError::Refused(format!(
+                "it has more than {MAX_DEPTH} directories within each other, or a path of more than {MAX_PATH_BYTES} bytes; remove those"
+            )));
+        }
+        self.pending_bytes += cost(path);
+        if self.pending_bytes > MAX_PENDING_BYTES {
+            let text = "it has too many directories beside each other; remove some, or pack them";
+            return Err(CopyError::Refused(text.to_owned()));
+        }
+        mkdirat(to, name, Mode::RWXU).map_err(|error| failure(path, error))?;
+        self.pending.push(path.to_owned());
+        self.spend(DIRECTORY_BYTES)
+    }
+
+    /// Gives a directory, whose entries are all made, its properties.
+    fn finish_directory(
+        &self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        path: &[u8],
+    ) -> Result<(), CopyError> {
+        let is_top = path == b".";
+        if is_top && !self.is_upper() {
+            // Whoever made the target chose its mode.
+            return Ok(());
+        }
+        let finished = || {
+            self.copy_attributes(from, to)?;
+            let stat = fstat(from)?;
+            self.set_metadata(to, &stat)
+        };
+        self.check_attributes(from, path)?;
+        finished().map_err(|error| failure(path, error))
+    }
+
+    fn copy_file(
+        &mut self,
+        (from, to): (&OwnedFd, &OwnedFd),
+        name: &CStr,
+        path: &[u8],
+    ) -> Result<(), CopyError> {
+        let at_path = |error: Errno| failure(path, error);
+        // Opens no FIFO that has taken its place, which would wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let source = match open_child(from, name, flags) {
+            Err(error) if is_vanished(error) => return Ok(()),
+            opened => opened.map_err(at_path)?,
+        };
+        let stat = fstat(&source).map_err(at_path)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        self.check_attributes(&source, path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR).map_err(at_path)?;
+        let (source, target) = (File::from(source), File::from(target));
+        self.copy_data(&source, &target, &stat, path)?;
+        self.set_metadata(&target, &stat).map_err(at_path)
+    }
+
+    fn copy_link(
+        &self,
+        (from, to): (&OwnedFd, &OwnedFd),
+        name: &CStr,
+        stat: &Stat,
+        path: &[u8],
+    ) -> Result<(), CopyError> {
+        let copied = || {
+            let target = readlinkat(from, name, Vec::new())?;
+            symlinkat(&target, to, name)?;
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            if self.is_upper() {
+                let owner = Some(Uid::from_raw(stat.st_uid));
+                chownat(to, name, owner, Some(Gid::from_raw(stat.st_gid)), flags)?;
+            }
+            utimensat(to, name, &times(stat), flags)
+        };
+        match copied() {
+            // It is gone, or no link any more.
+            Err(error) if is_vanished(error) || error == Errno::INVAL => Ok(()),
+            copied => copied.map_err(|error| failure(path, error)),
+        }
+    }
+
+    /// Owner, mode and time of change of a file or directory that is complete.
+    fn set_metadata(&self, to: impl AsFd, stat: &Stat) -> rustix::io::Result<()> {
+        let kept = if self.is_upper() {
+            let owner = Some(Uid::from_raw(stat.st_uid));
+            // Before the mode: it clears setuid.
+            fchown(&to, owner, Some(Gid::from_raw(stat.st_gid)))?;
+            0o7777
+        } else {
+            0o1777
+        };
+        fchmod(&to, Mode::from_raw_mode(stat.st_mode & kept))?;
+        futimens(&to, &times(stat))
+    }
+
+    /// Copies the attributes by which overlay hides a directory of the image.
+    fn copy_attributes(&self, from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
+        if !self.is_upper() {
+            return Ok(());
+        }
+        for name in OPAQUE_ATTRIBUTES {
+            let mut value = [0; 16];
+            match fgetxattr(from, name, &mut value) {
+                Ok(length) => fsetxattr(to, name, &value[..length], XattrFlags::empty())?,
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where the content of an entry is elsewhere.
+    fn check_attributes(&self, from: impl AsFd, path: &[u8]) -> Result<(), CopyError> {
+        if !self.is_upper() {
+            return Ok(());
+        }
+        let has = |name: &&&str| {
+            let value = fgetxattr(&from, **name, &mut [0; 1]);
+            !matches!(value, Err(Errno::NODATA | Errno::OPNOTSUPP))
+        };
+        match REFERRING_ATTRIBUTES.iter().find(has) {
+            None => Ok(()),
+            Some(name) => Err(CopyError::Refused(format!(
+                "{} has the attribute {name}: podman's storage keeps its content elsewhere; have the node's operator remove metacopy and redirect_dir from mountopt in storage.conf",
+                quoted(path)
+            ))),
+        }
+    }
+
+    fn count_entry(&mut self) -> Result<(), CopyError> {
+        self.copied.entries += 1;
+        if self.copied.entries > MAX_ENTRIES {
+            return Err(CopyError::Refused(format!(
+                "it has more than {MAX_ENTRIES} entries; remove some, or pack them"
+            )));
+        }
+        self.unchecked_entries += 1;
+        self.check_disk_at_times()
+    }
+
+    /// Counts bytes that were copied.
+    fn spend(&mut self, bytes: u64) -> Result<(), CopyError> {
+        self.copied.bytes = self.copied.bytes.saturating_add(bytes);
+        if self.copied.bytes > self.request.max_bytes {
+            return Err(CopyError::TooLarge);
+        }
+        self.unchecked_bytes = self.unchecked_bytes.saturating_add(bytes);
+        self.check_disk_at_times()
+    }
+
+    fn check_disk_at_times(&mut self) -> Result<(), CopyError> {
+        if self.unchecked_bytes < CHECK_BYTES && self.unchecked_entries < CHECK_ENTRIES {
+            return Ok(());
+        }
+        (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
+        self.check_disk()
+    }
+
+    fn check_disk(&self) -> Result<(), CopyError> {
+        let space = DiskSpace::at(&self.request.to).map_err(|error| failure(b".", error))?;
+        match space.shortage(self.request.min_free) {
+            None => Ok(()),
+            Some(shortage) => Err(CopyError::NoSpace(shortage.to_string())),
+        }
+    }
+}
+
+/// Whether an entry is gone, or another one than a moment before.
+fn is_vanished(error: Errno) -> bool {
+    let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO];
+    gone.contains(&error) || error == Errno::XDEV
+}
+
+/// Time of change of an entry, to be set.
+fn times(stat: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
+        },
+    }
+}
+
+/// Path of an entry of a directory.
+fn join(directory: &[u8], name: &CStr) -> Vec<u8> {
+    if directory == b"." {
+        return name.to_bytes().to_vec();
+    }
+    [directory, b"/", name.to_bytes()].concat()
+}
+
+/// Memory that a path takes.
+fn cost(path: &[u8]) -> usize {
+    path.len() + PATH_OVERHEAD_BYTES
+}
+
+fn quoted(path: &[u8]) -> String {
+    format!("{:?}", String::from_utf8_lossy(path))
+}
+
+fn failure(path: &[u8], error: impl Into<io::Error>) -> CopyError {
+    let error = error.into();
+    let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    if is(Errno::NOSPC) || is(Errno::DQUOT) {
+        return CopyError::NoSpace(error.to_string());
+    }
+    let text = format!("{} can't be copied: {error}", quoted(path));
+    if is(Errno::NAMETOOLONG) || is(Errno::FBIG) {
+        return CopyError::Refused(text);
+    }
+    CopyError::Failed(text)
+}
+
+#[cfg(test)]
+mod tests;
