@@ -3,8 +3,8 @@
 use crate::{
     client::sandbox::terminal_guard,
     engine::{
-        CHECK_IMAGE_ARGUMENT, MEASURE_SANDBOX_ARGUMENT, REMOVE_TREE_ARGUMENT, devices, files_fault,
-        limits, measure_from_argument, remove_tree,
+        CHECK_IMAGE_ARGUMENT, COPY_TREE_ARGUMENT, MEASURE_SANDBOX_ARGUMENT, REMOVE_TREE_ARGUMENT,
+        copy_from_argument, devices, files_fault, limits, measure_from_argument, remove_tree,
     },
     sandbox::shim,
     worker::{artifacts, job_shim},
@@ -41,6 +41,8 @@ pub fn run_if_requested() {
             .map_err(at_path),
         Some(MEASURE_SANDBOX_ARGUMENT) => measure_from_argument(&argument.to_string_lossy())
             .map_err(|_| "invalid request to measure a sandbox".to_owned()),
+        Some(COPY_TREE_ARGUMENT) => copy_from_argument(&argument.to_string_lossy())
+            .map_err(|_| "invalid request to copy a tree".to_owned()),
         Some(artifacts::COLLECT_ARGUMENT) => {
             artifacts::collect_from_argument(path).map_err(at_path)
         }

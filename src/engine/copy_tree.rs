@@ -17,15 +17,16 @@
 //! image. In a workspace everything belongs to the process that copies: podman gives it to the image's user later.
 
 mod data;
+mod metadata;
 mod open;
 
 use super::{Engine, EngineError, Program, call};
 use crate::disk_space::DiskSpace;
+use metadata::times;
 use open::{open_child, open_directory};
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
-        Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr, fsetxattr, fstat, futimens, mkdirat,
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fstat, mkdirat,
         mknodat, openat, readlinkat, statat, symlinkat, utimensat,
     },
     io::Errno,
@@ -35,7 +36,7 @@ use std::{
     ffi::CStr,
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -58,21 +59,6 @@ const DIRECTORY_BYTES: u64 = 4096;
 /// Bytes, and entries, that are copied between two checks of the disk.
 const CHECK_BYTES: u64 = 64 << 20;
 const CHECK_ENTRIES: u64 = 4096;
-/// Attributes of a directory that hides the one of the image: of overlay as root, in a user namespace, and of its
-/// implementation with FUSE.
-const OPAQUE_ATTRIBUTES: [&str; 3] = [
-    "trusted.overlay.opaque",
-    "user.overlay.opaque",
-    "user.fuseoverlayfs.opaque",
-];
-/// Attributes of entries whose content is elsewhere, so that a copy of them would be wrong.
-const REFERRING_ATTRIBUTES: [&str; 4] = [
-    "trusted.overlay.redirect",
-    "user.overlay.redirect",
-    "trusted.overlay.metacopy",
-    "user.overlay.metacopy",
-];
-
 /// Kind of a tree, and so what of its entries is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -154,9 +140,8 @@ impl Engine {
             }
             error => CopyError::Failed(error.to_string()),
         })?;
-        let outcome: Result<Copied, CopyError> = serde_json::from_str(&answer)
-            .map_err(|error| CopyError::Failed(format!("the copy gave no answer: {error}")))?;
-        outcome
+        let outcome = serde_json::from_str::<Result<Copied, CopyError>>(&answer);
+        outcome.map_err(|error| CopyError::Failed(format!("the copy gave no answer: {error}")))?
     }
 }
 
@@ -268,12 +253,7 @@ impl TreeCopy<'_> {
     }
 
     /// Gives a directory, whose entries are all made, its properties.
-    fn finish_directory(
-        &self,
-        from: &OwnedFd,
-        to: &OwnedFd,
-        path: &[u8],
-    ) -> Result<(), CopyError> {
+    fn finish_directory(&self, from: &OwnedFd, to: &OwnedFd, path: &[u8]) -> Result<(), CopyError> {
         let is_top = path == b".";
         if is_top && !self.is_upper() {
             // Whoever made the target chose its mode.
@@ -337,54 +317,6 @@ impl TreeCopy<'_> {
         }
     }
 
-    /// Owner, mode and time of change of a file or directory that is complete.
-    fn set_metadata(&self, to: impl AsFd, stat: &Stat) -> rustix::io::Result<()> {
-        let kept = if self.is_upper() {
-            let owner = Some(Uid::from_raw(stat.st_uid));
-            // Before the mode: it clears setuid.
-            fchown(&to, owner, Some(Gid::from_raw(stat.st_gid)))?;
-            0o7777
-        } else {
-            0o1777
-        };
-        fchmod(&to, Mode::from_raw_mode(stat.st_mode & kept))?;
-        futimens(&to, &times(stat))
-    }
-
-    /// Copies the attributes by which overlay hides a directory of the image.
-    fn copy_attributes(&self, from: &OwnedFd, to: &OwnedFd) -> rustix::io::Result<()> {
-        if !self.is_upper() {
-            return Ok(());
-        }
-        for name in OPAQUE_ATTRIBUTES {
-            let mut value = [0; 16];
-            match fgetxattr(from, name, &mut value) {
-                Ok(length) => fsetxattr(to, name, &value[..length], XattrFlags::empty())?,
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Fails where the content of an entry is elsewhere.
-    fn check_attributes(&self, from: impl AsFd, path: &[u8]) -> Result<(), CopyError> {
-        if !self.is_upper() {
-            return Ok(());
-        }
-        let has = |name: &&&str| {
-            let value = fgetxattr(&from, **name, &mut [0; 1]);
-            !matches!(value, Err(Errno::NODATA | Errno::OPNOTSUPP))
-        };
-        match REFERRING_ATTRIBUTES.iter().find(has) {
-            None => Ok(()),
-            Some(name) => Err(CopyError::Refused(format!(
-                "{} has the attribute {name}: podman's storage keeps its content elsewhere; have the node's operator remove metacopy and redirect_dir from mountopt in storage.conf",
-                quoted(path)
-            ))),
-        }
-    }
-
     fn count_entry(&mut self) -> Result<(), CopyError> {
         self.copied.entries += 1;
         if self.copied.entries > MAX_ENTRIES {
@@ -427,20 +359,6 @@ impl TreeCopy<'_> {
 fn is_vanished(error: Errno) -> bool {
     let gone = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO];
     gone.contains(&error) || error == Errno::XDEV
-}
-
-/// Time of change of an entry, to be set.
-fn times(stat: &Stat) -> Timestamps {
-    Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: stat.st_mtime,
-            tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0),
-        },
-    }
 }
 
 /// Path of an entry of a directory.

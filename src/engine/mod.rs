@@ -16,7 +16,8 @@
 //! | `image mount`, `image unmount`: whether an image can be used | `image_files`, `start_failure` |
 //! | `image inspect`, `rmi`: unused images | `image_gc` |
 //! | `image exists`, `save`, `load`: images as archives | `archives` |
-//! | `unshare`: one of our helpers as the owner of subordinate ids | `remove`, `usage`, `image_files` |
+//! | `create`, `container inspect`, `commit`, `tag`, `rmi`, `images`: snapshots of sandboxes | `snapshots` |
+//! | `unshare`: one of our helpers as the owner of subordinate ids | `remove`, `usage`, `image_files`, `copy_tree` |
 //!
 //! The flags of every container stand in `container`, each with its reason. The host's settings for containers
 //! reach none of ours: podman reads a file of ours instead (`containers_conf`).
@@ -30,6 +31,7 @@ mod archives;
 mod call;
 mod container;
 mod containers_conf;
+mod copy_tree;
 mod deleted_files;
 pub mod devices;
 mod error;
@@ -56,6 +58,7 @@ mod pulled_images;
 mod remove;
 mod sandboxes;
 pub mod service;
+mod snapshots;
 mod start_failure;
 mod unshare;
 mod upper;
@@ -63,6 +66,9 @@ mod usage;
 
 pub use archives::save_image;
 pub use container::{ClientEnd, Container, ContainerSpec, Root};
+pub use copy_tree::{
+    COPY_TREE_ARGUMENT, Copied, CopyError, CopyKind, CopyRequest, copy_from_argument,
+};
 pub use error::EngineError;
 pub use image_files::{CHECK_IMAGE_ARGUMENT, files_fault, not_runnable};
 pub use image_metadata::{IndexStamp, ResolvedImage};
