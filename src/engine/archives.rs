@@ -82,13 +82,18 @@ impl Engine {
             io::Error::new(io::ErrorKind::InvalidInput, text)
         })?;
         let arguments = ["load", "--quiet", "--input", archive];
-        let program = if self.info.rootless && !has_runtime_dir() {
+        let program = self.program_in(temp_dir);
+        call(&program, &arguments, limit, |_| ()).await.map(drop)
+    }
+
+    /// Podman with its temporary files in this directory, where that is possible.
+    pub(super) fn program_in(&self, temp_dir: &Path) -> Program {
+        if self.info.rootless && !has_runtime_dir() {
             // Podman would look for its own state there, too.
             self.program.clone()
         } else {
             self.program.with_temp_dir(temp_dir)
-        };
-        call(&program, &arguments, limit, |_| ()).await.map(drop)
+        }
     }
 }
 

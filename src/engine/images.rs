@@ -13,7 +13,7 @@ use super::{
     Engine, EngineError, ImageLease, PulledImages,
     image_files::{FileCheckCache, not_runnable},
     image_metadata::{IndexStamp, ResolvedImage},
-    local_images::LocalNames,
+    local_images::{LocalNames, missing},
     pull_fault::{PullFault, sanitize_for_log},
 };
 use crate::{
@@ -192,11 +192,14 @@ impl Images {
     /// The image, where it is present.
     async fn find_present(&self, image: &ImageRef) -> Result<ResolvedImage, Arc<ImageError>> {
         let found = self.inspect(image).await.map_err(ImageError::from)?;
-        let missing = || {
+        let not_found = || {
+            if image.is_snapshot() {
+                return ImageError::NotFound(missing(image));
+            }
             let advice = "the task asks for an image that need not be pulled (pull: never)";
             ImageError::NotFound(format!("{image} is not on this node, and {advice}"))
         };
-        check_metadata(found.ok_or_else(missing)?)
+        check_metadata(found.ok_or_else(not_found)?)
     }
 
     /// Joins the resolution of an image that is in progress, or starts one. It is a task of its own, so that it goes
@@ -273,10 +276,7 @@ impl Images {
             return Ok(found);
         }
         if image.is_local() {
-            let message = format!(
-                "{image} is not on this node, and localhost/ images are in no registry; build it on the node"
-            );
-            return Err(ImageError::NotFound(message));
+            return Err(ImageError::NotFound(missing(image)));
         }
         if !image.is_pullable(&self.patterns) {
             return Err(ImageError::NotPermitted(image.clone()));

@@ -5,11 +5,16 @@
 //! podman is busy, so a report waits for it only a moment, and has the list before otherwise. Podman computes the size
 //! of each image that it lists, so it lists no others.
 
-use super::{Images, image_metadata::IndexStamp};
-use crate::background;
+use super::{EngineError, Images, image_metadata::IndexStamp};
+use crate::{api::image::ImageRef, background};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
+/// Filters of podman for the images of `localhost/`, and for snapshots of sandboxes.
+const FILTERS: [&str; 2] = [
+    "--filter=reference=localhost/*",
+    "--filter=reference=localhost/cynode-snapshots/*",
+];
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait of a report for a new list.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,14 +74,18 @@ impl Images {
         self.local.lock().names()
     }
 
+    /// Podman's list of names. In a filter `*` stands for no slash, and only in later versions are two filters alternatives.
+    async fn list(&self) -> Result<String, EngineError> {
+        let mut listed = String::new();
+        for filter in FILTERS {
+            let call = ["images", "--format={{.Repository}}:{{.Tag}}", filter];
+            listed += &self.engine.call(&call, LIST_TIMEOUT).await?;
+        }
+        Ok(listed)
+    }
+
     async fn list_local(&self, stamp: IndexStamp) {
-        let (format, filter) = (
-            "--format={{.Repository}}:{{.Tag}}",
-            "--filter=reference=localhost/*",
-        );
-        let call = ["images", format, filter];
-        let listed = self.engine.call(&call, LIST_TIMEOUT).await;
-        let listed = listed.inspect_err(|error| {
+        let listed = self.list().await.inspect_err(|error| {
             tracing::debug!(%error, "images can't be listed");
         });
         let failed_at = listed.is_err().then(Instant::now);
@@ -85,6 +94,18 @@ impl Images {
             is_listing: false,
             failed_at,
         };
+    }
+}
+
+/// Error for an image of `localhost/` that is missing.
+pub(super) fn missing(image: &ImageRef) -> String {
+    match image.as_str().rsplit_once(':') {
+        Some((_, name)) if image.is_snapshot() => format!(
+            "snapshot {name} is not on this node; it was removed, or made on another node: list them with cynode sandbox snapshots"
+        ),
+        _ => format!(
+            "{image} is not on this node, and localhost/ images are in no registry; build it on the node"
+        ),
     }
 }
 

@@ -43,7 +43,7 @@ impl Engine {
     /// Makes this node the owner of detached upper directories. Without the driver or the directory for it, they stay
     /// in podman's storage.
     pub fn enable_upper_detach(&mut self, node_uuid: &str) {
-        if self.info.graph_driver != OVERLAY_DRIVER {
+        if !self.has_uppers() {
             return;
         }
         let home = self.info.graph_root.join(UPPERS_DIR);
@@ -53,6 +53,11 @@ impl Engine {
                 tracing::warn!(path = %home.display(), %error, "upper directories stay in podman's storage; removing a large one will delay other jobs");
             }
         }
+    }
+
+    /// Whether podman's storage driver has upper directories.
+    pub fn has_uppers(&self) -> bool {
+        self.info.graph_driver == OVERLAY_DRIVER
     }
 
     /// Moves the upper directory of a sandbox out of podman's storage; `reported` is its path as init reports it.
