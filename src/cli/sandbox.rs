@@ -103,6 +103,9 @@ pub struct StorageFlags {
     /// Contents of files to keep for later jobs [default: 10GiB]
     #[arg(long, env = "CYNODE_CONTENT_CACHE", value_parser = parse_size, value_name = "SIZE")]
     pub content_cache: Option<u64>,
+    /// Most that snapshots of sandboxes may take [default: 20GiB]
+    #[arg(long, env = "CYNODE_SNAPSHOT_QUOTA", value_parser = parse_size, value_name = "SIZE")]
+    pub snapshot_quota: Option<u64>,
     /// Artifacts to collect of a job at most; a task may ask for less [default: 2GiB]
     #[arg(long, env = "CYNODE_ARTIFACT_LIMIT", value_parser = parse_size, value_name = "SIZE")]
     pub artifact_limit: Option<u64>,

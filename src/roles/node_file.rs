@@ -166,6 +166,8 @@ struct StorageSection {
     #[serde(deserialize_with = "parse::size")]
     content_cache: Option<u64>,
     #[serde(deserialize_with = "parse::size")]
+    snapshot_quota: Option<u64>,
+    #[serde(deserialize_with = "parse::size")]
     artifact_limit: Option<u64>,
     #[serde(deserialize_with = "parse::duration")]
     result_retention: Option<Duration>,
@@ -266,6 +268,7 @@ impl NodeFile {
         set_default(&mut storage.workspace_limit, file.workspace_limit);
         set_default(&mut storage.job_log_size, file.job_log_size);
         set_default(&mut storage.content_cache, file.content_cache);
+        set_default(&mut storage.snapshot_quota, file.snapshot_quota);
         set_default(&mut storage.artifact_limit, file.artifact_limit);
         set_default(&mut storage.result_retention, file.result_retention);
         set_default(&mut storage.image_gc, file.image_gc);

@@ -320,6 +320,7 @@ fn storage_settings(flags: &StorageFlags) -> Result<worker::StorageSettings, Fai
         workspace_limit: flags.workspace_limit,
         log_bytes,
         content_cache: flags.content_cache.unwrap_or(default.content_cache),
+        snapshot_quota: flags.snapshot_quota.unwrap_or(default.snapshot_quota),
         artifact_limit: flags.artifact_limit.unwrap_or(default.artifact_limit),
         retain: flags.result_retention.unwrap_or(default.retain),
         image_gc: flags

@@ -15,6 +15,7 @@ use super::{
     ledger::{Admission, Job, Ledger, Requester, Reservation},
     models,
     sessions::{self, Terminals},
+    snapshots,
     stdin,
 };
 use crate::{
@@ -69,7 +70,7 @@ pub(super) struct Api {
 
 pub(super) fn router(api: Arc<Api>) -> Router<Api> {
     let requests = api.ctx.metrics.requests();
-    sessions::routes(Router::new())
+    snapshots::routes(sessions::routes(Router::new()))
         .route(Method::POST, "/v1/worker/jobs:run", run)
         .route(Method::GET, "/v1/worker/jobs", list)
         .route(Method::GET, "/v1/worker/jobs/{id}", get)

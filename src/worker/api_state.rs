@@ -34,6 +34,7 @@ pub(super) async fn metrics(api: Arc<Api>, _: Request) -> Reply {
         running,
         [gpus.len(), busy],
         warm,
+        api.ctx.snapshots.totals(),
         &spaces.unwrap_or_default(),
     )
 }

@@ -12,7 +12,7 @@ use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
     disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
     init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, slots::Slots,
-    trash::Trash, warm::WarmPool,
+    snapshots::Snapshots, trash::Trash, warm::WarmPool,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -57,6 +57,8 @@ pub(super) struct WorkerContext {
     pub(super) contents: ContentCache,
     /// Directory with one for each load of an image.
     pub(super) loads_dir: PathBuf,
+    /// Snapshots of sandboxes.
+    pub(super) snapshots: Arc<Snapshots>,
     /// Permits to place files: each may take tens of MiB of memory, and more at a time make no disk faster.
     pub(super) placements: Semaphore,
     /// Most bytes of artifacts of a job.
@@ -110,6 +112,7 @@ impl WorkerContext {
             anchors: Arc::clone(&home.anchors),
             contents: home.contents.clone(),
             loads_dir: home.loads_dir.clone(),
+            snapshots: Arc::clone(&home.snapshots),
             placements: Semaphore::new(MAX_PLACEMENTS),
             artifact_limit: settings.storage.artifact_limit,
             changed: watch::Sender::new(()),

@@ -19,14 +19,15 @@ const LIMITS: [(Option<LimitKind>, &str); 4] = [
     (None, features::LIMIT_SHM_SIZE),
 ];
 
-/// Features of sandboxes on a host with these limits, and with devices for jobs or not.
-pub(super) fn names(limits: &LimitSupport, has_gpus: bool) -> Vec<String> {
+/// Features of sandboxes on a host with these limits, and with devices for jobs and snapshots or not.
+pub(super) fn names(limits: &LimitSupport, has_gpus: bool, has_snapshots: bool) -> Vec<String> {
     let single = LIMITS.into_iter();
     let single = single.filter(|(kind, _)| kind.is_none_or(|kind| limits.has(kind)));
     let all = limits.faults().next().is_none().then_some(features::LIMITS);
     let gpus = has_gpus.then_some(features::GPUS);
     let names = single.map(|(_, feature)| feature);
-    let names = names.chain(FILES).chain(all).chain(gpus);
+    let snapshots = has_snapshots.then_some(features::SNAPSHOTS);
+    let names = names.chain(FILES).chain(all).chain(gpus).chain(snapshots);
     names.map(str::to_owned).collect()
 }
 

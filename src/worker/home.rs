@@ -10,12 +10,14 @@
 //!   contents/                      contents that jobs need or needed (see contents)
 //!   loads/                         what podman unpacks of images that are pushed (see image_load)
 //!   pulled-images.json             images that this node pulled
+//!   snapshots/                     snapshots of sandboxes (see snapshots)
 //! ```
 
 use super::{
     StorageSettings,
     contents::ContentCache,
     init_copy::InitCopy,
+    snapshots::Snapshots,
     tombstones::{TombstoneFile, Tombstones},
 };
 use crate::data_dir::{DataDir, PathAnchors, RoleLock, SecretFile, check_owner, make_private_dir};
@@ -43,6 +45,9 @@ pub(super) struct WorkerHome {
     pub(super) loads_dir: PathBuf,
     /// Those that an earlier process has left.
     pub(super) left_loads: Vec<PathBuf>,
+    pub(super) snapshots: Arc<Snapshots>,
+    /// Directories of snapshots that an earlier process has not completed.
+    pub(super) left_snapshots: Vec<PathBuf>,
 }
 
 impl WorkerHome {
@@ -67,6 +72,8 @@ impl WorkerHome {
         make_private_dir(&loads_dir)?;
         let left_loads = fs::read_dir(&loads_dir)?.map(|entry| entry.map(|entry| entry.path()));
         let left_loads = left_loads.collect::<io::Result<_>>()?;
+        let snapshots_dir = path.join("snapshots");
+        let (snapshots, left_snapshots) = Snapshots::open(snapshots_dir, storage.snapshot_quota)?;
         Ok(Self {
             lock,
             path,
@@ -78,6 +85,8 @@ impl WorkerHome {
             contents,
             loads_dir,
             left_loads,
+            snapshots: Arc::new(snapshots),
+            left_snapshots,
         })
     }
 }

@@ -117,6 +117,10 @@ async fn checked(
         let detail = format!("the archive can't be loaded: {error}");
         Problem::new(ProblemKind::InvalidRequest, detail)
     })?;
+    if image.is_snapshot() {
+        let detail = "the archive's image has a name that is reserved for snapshots of sandboxes; give it another one";
+        return Err(Problem::new(ProblemKind::InvalidRequest, detail));
+    }
     let lists = ctx.access.borrow().policy.allowed_images.clone();
     if lists.iter().all(|patterns| image.is_allowed_by(patterns)) {
         return Ok((pin, path, image));

@@ -1,4 +1,4 @@
-//! Files and stdin of a job, placed by its worker before a shim is started.
+//! Files and stdin of a job, and those of the snapshot that it begins from, placed by its worker before a shim is started.
 
 use super::{
     context::WorkerContext,
@@ -43,14 +43,15 @@ impl From<PlaceError> for PrepareError {
     }
 }
 
-/// Places files and stdin of a job. Where that fails or is canceled, nothing of them is left when this returns: the
+/// Places files and stdin of a job, behind those of the snapshot that it begins from, by the id of its image. Where that fails or is canceled, nothing of them is left when this returns: the
 /// result may need their room.
 pub(super) async fn place_files(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
+    snapshot: Option<&str>,
 ) -> Result<(), PrepareError> {
-    let placed = try_place(ctx, live, spec).await;
+    let placed = try_place(ctx, live, spec, snapshot).await;
     if placed.is_err() {
         let workspace = live.job.spool.workspace();
         if let Err(error) = ctx.engine.remove_tree(ctx.init.path(), &workspace).await {
@@ -68,8 +69,10 @@ async fn try_place(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
+    snapshot: Option<&str>,
 ) -> Result<(), PrepareError> {
-    if spec.files.is_empty() && spec.stdin.is_none() {
+    let has_files = !spec.files.is_empty() || spec.stdin.is_some();
+    if !has_files && snapshot.is_none() {
         return Ok(());
     }
     let (job, has_turn) = (&live.job, AtomicBool::new(false));
@@ -83,7 +86,13 @@ async fn try_place(
             return Err(PlaceError::Failed(reason.to_owned()));
         };
         has_turn.store(true, Ordering::Relaxed);
-        place_on_disk(ctx, live, spec).await
+        if let Some(image_id) = snapshot {
+            restore(ctx, live, image_id).await?;
+        }
+        if has_files {
+            place_on_disk(ctx, live, spec).await?;
+        }
+        Ok(())
     };
     let notice = async {
         sleep(NOTICE_DELAY).await;
@@ -104,6 +113,27 @@ async fn try_place(
     match placed {
         Err(PlaceError::Canceled) => Err(stopped(job)),
         placed => Ok(placed?),
+    }
+}
+
+/// Places the workspace of a snapshot, and returns when that has ended: soon after a request to stop.
+async fn restore(
+    ctx: &WorkerContext,
+    live: &Arc<LiveJob>,
+    image_id: &str,
+) -> Result<(), PlaceError> {
+    let made = |spool: &Spool| make_private_subdir(&spool.workspace());
+    let made = live.job.with_spool(made).await.flatten();
+    made.map_err(failed)?;
+    let mut restoring = ctx.restore_snapshot(image_id, live.job.spool.workspace())?;
+    tokio::select! {
+        restored = &mut restoring => restored,
+        () = stop_requested(&live.job) => {
+            // Blocks until the process that copies has ended.
+            let ended = spawn_blocking(move || drop(restoring)).await;
+            ended.map_err(|error| failed(error.into()))?;
+            Err(PlaceError::Canceled)
+        }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn start<'a>(
     if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, prepared).await? {
         return hand_over(ctx, live, spec, prepared, warm).await;
     }
-    place_files(ctx, live, spec).await?;
+    place_files(ctx, live, spec, prepared.snapshot()).await?;
     let mark = Some(ctx.warm.enter_start(false));
     let started = start_new(ctx, &live.job, spec, prepared).await;
     let handle =
@@ -137,8 +137,8 @@ async fn try_hand_over<'a>(
         fs::remove_dir_all(&dir)
     });
     moved.await.flatten().map_err(failed)?;
-    if !spec.files.is_empty() || spec.stdin.is_some() {
-        place_for(ctx, live, spec, warm.owner).await?;
+    if !spec.files.is_empty() || spec.stdin.is_some() || prepared.snapshot().is_some() {
+        place_for(ctx, live, spec, prepared.snapshot(), warm.owner).await?;
     }
     let mark = ctx.warm.enter_start(true);
     let config = job_config(ctx, job, spec, prepared);
@@ -146,11 +146,12 @@ async fn try_hand_over<'a>(
     Ok(mark)
 }
 
-/// Places the files of a job in a workspace that belongs to the image's user, as podman would have given it to them.
+/// Places the files of a job, and of its snapshot, in a workspace that belongs to the image's user, as podman would have given it to them.
 async fn place_for(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
+    snapshot: Option<&str>,
     owner: (u32, u32),
 ) -> Result<(), PrepareError> {
     let job = &live.job;
@@ -158,7 +159,7 @@ async fn place_for(
     let made_way = |spool: &Spool| fs::remove_dir(spool.workspace().join(artifacts::DIRECTORY));
     let made_way = job.with_spool(made_way).await;
     made_way.flatten().map_err(engine_error)?;
-    place_files(ctx, live, spec).await?;
+    place_files(ctx, live, spec, snapshot).await?;
     let given = job.with_spool(move |spool| {
         let workspace = spool.workspace();
         artifacts::make_directory(&workspace)?;

@@ -55,31 +55,47 @@ impl Metrics {
     }
 
     /// Text of all metrics, with the numbers of running jobs, of graphics processors for jobs and of those in use, of warm
-    /// sandboxes, and the free space of now.
+    /// sandboxes, of snapshots and of their bytes, and the free space of now.
     pub(super) fn render(
         &self,
         running: usize,
         [gpus, busy_gpus]: [usize; 2],
         warm: usize,
+        (snapshots, snapshot_bytes): (usize, u64),
         spaces: &[(StorageArea, DiskSpace)],
     ) -> Reply {
         let snapshot = Registry::new();
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         for (name, help, value) in [
             (
                 "cynode_worker_jobs_running",
                 "Jobs that were taken and have not ended.",
-                running,
+                count(running),
             ),
             (
                 "cynode_worker_sandboxes_warm",
                 "Sandboxes that wait for jobs.",
-                warm,
+                count(warm),
             ),
-            ("cynode_gpus", "GPUs that jobs can have.", gpus),
-            ("cynode_gpus_busy", "GPUs that jobs have now.", busy_gpus),
+            (
+                "cynode_worker_snapshots",
+                "Snapshots of sandboxes.",
+                count(snapshots),
+            ),
+            (
+                "cynode_worker_snapshot_bytes",
+                "Bytes that snapshots of sandboxes take.",
+                i64::try_from(snapshot_bytes).unwrap_or(i64::MAX),
+            ),
+            ("cynode_gpus", "GPUs that jobs can have.", count(gpus)),
+            (
+                "cynode_gpus_busy",
+                "GPUs that jobs have now.",
+                count(busy_gpus),
+            ),
         ] {
             let gauge = register(&snapshot, IntGauge::new(name, help));
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.set(value);
         }
         add_space(&snapshot, spaces);
         self.base.render(&snapshot)

@@ -61,6 +61,7 @@ mod session;
 mod sessions;
 mod settings;
 mod slots;
+mod snapshots;
 mod stdin;
 mod tombstones;
 mod trash;
@@ -177,7 +178,8 @@ impl PreparedWorker {
 
     /// Features of the sandboxes, by which an orchestrator chooses nodes.
     pub fn features(&self) -> Vec<String> {
-        features::names(&self.limits, !self.gpus.is_empty())
+        let has_snapshots = self.engine.has_uppers();
+        features::names(&self.limits, !self.gpus.is_empty(), has_snapshots)
     }
 
     /// Label of the containers of this node.
@@ -211,6 +213,7 @@ impl PreparedWorker {
             .unremovable
             .into_iter()
             .chain(home.left_loads.clone())
+            .chain(home.left_snapshots.clone())
         {
             trash.add(path, None);
         }

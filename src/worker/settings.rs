@@ -62,6 +62,8 @@ pub struct StorageSettings {
     pub log_bytes: u64,
     /// Most bytes of contents that are kept for later jobs.
     pub content_cache: u64,
+    /// Most bytes of snapshots of sandboxes.
+    pub snapshot_quota: u64,
     /// Most bytes of artifacts of a job.
     pub artifact_limit: u64,
     /// Time for which a result is kept that is not fetched.
@@ -78,6 +80,7 @@ impl Default for StorageSettings {
             workspace_limit: None,
             log_bytes: 64 << 20,
             content_cache: 10 << 30,
+            snapshot_quota: 20 << 30,
             artifact_limit: 2 << 30,
             retain: Duration::from_hours(30 * 24),
             image_gc: Some(Duration::from_hours(30 * 24)),

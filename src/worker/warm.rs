@@ -184,6 +184,20 @@ impl WarmPool {
         StartMark(self)
     }
 
+    /// Ends the sandboxes of an image, and starts no more before a job asks for one. Returns whether there may be some.
+    pub(super) fn end_image(&self, image: &ImageRef) -> bool {
+        let mut state = self.state.lock();
+        state.kinds.retain(|wanted| wanted.kind.image != *image);
+        state.end_where(|warm| warm.kind.image == *image);
+        let mut kept = state.ending.iter().map(|warm| &warm.kind);
+        let mut starting = state.pending.iter().map(|start| &start.kind);
+        let is_any = kept.any(|kind| kind.image == *image)
+            || starting.any(|kind| kind.image == *image);
+        drop(state);
+        self.wake.notify_one();
+        is_any
+    }
+
     /// Ends all warm sandboxes, and waits until nothing is left of them.
     pub(super) async fn close(&self) {
         {

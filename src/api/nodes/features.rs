@@ -31,6 +31,8 @@ pub const PROMPTS: &str = "prompts";
 pub const INFERENCE: &str = "inference";
 /// Sandboxes that stay, which run commands until they are ended.
 pub const SESSIONS: &str = "sessions";
+/// Snapshots of sandboxes that stay, and sandboxes that begin from them.
+pub const SNAPSHOTS: &str = "snapshots";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

@@ -23,7 +23,7 @@ fn whole(text: &str, number: u16) -> Value {
         "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "context_length": number, "gpu_share": "exclusive"},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "workspace_limit": "2GiB", "job_log_size": "9MiB", "content_cache": "9MiB",
-            "artifact_limit": "9MiB",
+            "snapshot_quota": "9MiB", "artifact_limit": "9MiB",
             "result_retention": time, "image_gc": "off",
         },
         "logging": {"level": "debug", "format": "json"},
