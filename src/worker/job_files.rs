@@ -6,6 +6,7 @@ use super::{
     ledger::Job,
     placement::{self, Control, Limits, PlaceError},
     prepare::{PrepareError, engine_error, report_progress},
+    snapshots::begin_restore,
 };
 use crate::{
     api::jobs::{JobErrorKind, SandboxSpec, files::JobFile},
@@ -125,7 +126,7 @@ async fn restore(
     let made = |spool: &Spool| make_private_subdir(&spool.workspace());
     let made = live.job.with_spool(made).await.flatten();
     made.map_err(failed)?;
-    let mut restoring = ctx.restore_snapshot(image_id, live.job.spool.workspace())?;
+    let mut restoring = begin_restore(ctx, image_id, live.job.spool.workspace())?;
     tokio::select! {
         restored = &mut restoring => restored,
         () = stop_requested(&live.job) => {
