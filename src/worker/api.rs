@@ -15,8 +15,7 @@ use super::{
     ledger::{Admission, Job, Ledger, Requester, Reservation},
     models,
     sessions::{self, Terminals},
-    snapshots,
-    stdin,
+    snapshots, stdin,
 };
 use crate::{
     api::{

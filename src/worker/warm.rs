@@ -191,8 +191,8 @@ impl WarmPool {
         state.end_where(|warm| warm.kind.image == *image);
         let mut kept = state.ending.iter().map(|warm| &warm.kind);
         let mut starting = state.pending.iter().map(|start| &start.kind);
-        let is_any = kept.any(|kind| kind.image == *image)
-            || starting.any(|kind| kind.image == *image);
+        let is_any =
+            kept.any(|kind| kind.image == *image) || starting.any(|kind| kind.image == *image);
         drop(state);
         self.wake.notify_one();
         is_any

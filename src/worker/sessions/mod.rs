@@ -50,11 +50,7 @@ pub(super) fn routes(router: RouterBuilder<Api>) -> RouterBuilder<Api> {
         .route(M::DELETE, "/v1/worker/sessions/{id}", controls::end)
         .route(M::POST, "/v1/worker/sessions/{id}/end", controls::end)
         .route(M::POST, "/v1/worker/sessions/{id}/renew", controls::renew)
-        .route(
-            M::POST,
-            "/v1/worker/sessions/{id}/snapshot",
-            snapshot::save,
-        )
+        .route(M::POST, "/v1/worker/sessions/{id}/snapshot", snapshot::save)
         .route(M::POST, "/v1/worker/sessions/{id}/exec", exec::run)
         .route(M::GET, "/v1/worker/sessions/{id}/execs", exec::list)
         .route(M::GET, "/v1/worker/sessions/{id}/execs/{exec}", exec::get)

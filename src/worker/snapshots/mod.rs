@@ -201,17 +201,12 @@ pub(super) async fn recover(ctx: Arc<WorkerContext>) {
     if !snapshots.has_content {
         return;
     }
-    ctx.engine
-        .discard_snapshot_container(&ctx.node_uuid)
-        .await;
+    ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
     for snapshot in snapshots.list() {
         match ctx.engine.snapshot_image_id(&snapshot.image).await {
             Ok(Some(id)) if id == snapshot.image_id => {}
             Ok(_) => {
-                tracing::warn!(
-                    image = snapshot.image,
-                    "snapshot without its image removed"
-                );
+                tracing::warn!(image = snapshot.image, "snapshot without its image removed");
                 let dir = snapshots.forget(&snapshot.image_id);
                 ctx.trash.add(dir, None);
             }

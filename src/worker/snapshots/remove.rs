@@ -57,6 +57,7 @@ fn not_removed(image: &ImageRef, error: &EngineError) -> Problem {
         return Problem::new(ProblemKind::Conflict, detail);
     }
     tracing::warn!(%image, %error, "snapshot not removed");
-    let detail = "the node can't remove the snapshot now; try again, and see its log if it persists";
+    let detail =
+        "the node can't remove the snapshot now; try again, and see its log if it persists";
     Problem::new(ProblemKind::Unavailable, detail)
 }
