@@ -48,6 +48,7 @@
 //! | logs of ended tasks | `orchestrator/logs/archive/` |
 //! | stdin of a command | `client/stdin.rs`, `orchestrator/stdin.rs`, `worker/stdin.rs`, `spool/stdin.rs`, `sandbox/stdin.rs`, `sandbox_init/control.rs` |
 //! | execs, files and terminals of sandboxes that stay | `orchestrator/sandboxes/` (users), `worker/sessions/` (Worker API), `worker/session/` (in the shim), `sandbox_files/` (inside) |
+//! | snapshots of sandboxes | `worker/snapshots/`, `engine/snapshots.rs`, `engine/copy_tree.rs` |
 //! | models inside of a sandbox | `sandbox_init/inference.rs`, `sandbox/listeners.rs`, `worker/sandbox_inference.rs`, `orchestrator/control_plane/inference.rs` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
 //! | heartbeat | `node/heartbeat.rs`; nodes without one: `orchestrator/liveness.rs` |

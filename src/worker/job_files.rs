@@ -16,7 +16,7 @@ use crate::{
     wait,
 };
 use std::{
-    fs::File,
+    fs::{self, File},
     future::pending,
     io,
     os::unix::fs::OpenOptionsExt as _,
@@ -44,8 +44,8 @@ impl From<PlaceError> for PrepareError {
     }
 }
 
-/// Places files and stdin of a job, behind those of the snapshot that it begins from, by the id of its image. Where that fails or is canceled, nothing of them is left when this returns: the
-/// result may need their room.
+/// Places files and stdin of a job, after those of the snapshot that it begins from, which is named by its image's id.
+/// Where that fails or is canceled, nothing of them is left when this returns: the result may need their room.
 pub(super) async fn place_files(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
@@ -123,6 +123,17 @@ async fn restore(
     live: &Arc<LiveJob>,
     image_id: &str,
 ) -> Result<(), PlaceError> {
+    let has_content = |spool: &Spool| match fs::read_dir(spool.workspace()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        entries => Ok(entries?.next().is_some()),
+    };
+    let has_content = live.job.with_spool(has_content).await.flatten();
+    if has_content.map_err(failed)? {
+        // Of an earlier try. A process that still copies for it finds its directory gone.
+        let workspace = live.job.spool.workspace();
+        let removed = ctx.engine.remove_tree(ctx.init.path(), &workspace).await;
+        removed.map_err(|error| failed(io::Error::other(error)))?;
+    }
     let made = |spool: &Spool| make_private_subdir(&spool.workspace());
     let made = live.job.with_spool(made).await.flatten();
     made.map_err(failed)?;

@@ -20,7 +20,9 @@ use std::sync::Arc;
 const MAX_BODY_BYTES: usize = 4096;
 
 pub(super) async fn save(api: Arc<Api>, mut request: Request) -> Reply {
+    let owner = api.authorize(&request)?;
     let job = session_long(&api, &request).await?;
+    api.ensure_sole_orchestrator(owner.as_ref())?;
     request.limit_body(MAX_BODY_BYTES);
     let SaveSnapshot { image } = request.json().await?;
     let image: Option<ImageRef> = image.parse().ok();
