@@ -301,7 +301,7 @@ impl TreeCopy<'_> {
         path: &[u8],
     ) -> Result<(), CopyError> {
         let copied = || {
-            let target = readlinkat(from, name, Vec::new())?;
+            let target = readlinkat(from, name, Vec::<u8>::new())?;
             symlinkat(&target, to, name)?;
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             if self.is_upper() {

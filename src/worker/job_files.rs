@@ -124,7 +124,7 @@ async fn restore(
     image_id: &str,
 ) -> Result<(), PlaceError> {
     let has_content = |spool: &Spool| match fs::read_dir(spool.workspace()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => io::Result::Ok(false),
         entries => Ok(entries?.next().is_some()),
     };
     let has_content = live.job.with_spool(has_content).await.flatten();

@@ -149,7 +149,7 @@ async fn make_dirs(dir: &Path) -> io::Result<PathBuf> {
         make_private_subdir(&dir.join(WORKSPACE_DIR))?;
         let temp_dir = dir.join("tmp");
         make_private_subdir(&temp_dir)?;
-        Ok(temp_dir)
+        io::Result::Ok(temp_dir)
     });
     made.await.map_err(io::Error::from).flatten()
 }
