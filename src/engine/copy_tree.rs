@@ -2,7 +2,8 @@
 //!
 //! A hostile tree may be of any depth and size, and an entry may become another one between two looks. So nothing here
 //! recurses; every entry is opened relative to a descriptor, without following a link and without entering a mount
-//! ([`open`]); only what is open is asked for its type and copied; and bytes, entries, depth and memory have limits.
+//! ([`open`]); only what is open is asked for its type and copied; and bytes, entries, depth and memory have limits. A
+//! directory that changes while it is read may name an entry twice: the first one counts.
 //!
 //! What is copied:
 //!
@@ -247,7 +248,10 @@ impl TreeCopy<'_> {
             let text = "it has too many directories beside each other; remove some, or pack them";
             return Err(CopyError::Refused(text.to_owned()));
         }
-        mkdirat(to, name, Mode::RWXU).map_err(|error| failure(path, error))?;
+        match mkdirat(to, name, Mode::RWXU) {
+            Err(Errno::EXIST) => return Ok(()),
+            made => made.map_err(|error| failure(path, error))?,
+        }
         self.pending.push(path.to_owned());
         self.spend(DIRECTORY_BYTES)
     }
@@ -287,7 +291,10 @@ impl TreeCopy<'_> {
         }
         self.check_attributes(&source, path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR).map_err(at_path)?;
+        let target = match openat(to, name, flags, Mode::RUSR | Mode::WUSR) {
+            Err(Errno::EXIST) => return Ok(()),
+            opened => opened.map_err(at_path)?,
+        };
         let (source, target) = (File::from(source), File::from(target));
         self.copy_data(&source, &target, &stat, path)?;
         self.set_metadata(&target, &stat).map_err(at_path)
@@ -311,8 +318,9 @@ impl TreeCopy<'_> {
             utimensat(to, name, &times(stat), flags)
         };
         match copied() {
-            // It is gone, or no link any more.
-            Err(error) if is_vanished(error) || error == Errno::INVAL => Ok(()),
+            // It is gone, no link any more, or there already.
+            Err(error) if is_vanished(error) => Ok(()),
+            Err(Errno::INVAL | Errno::EXIST) => Ok(()),
             copied => copied.map_err(|error| failure(path, error)),
         }
     }

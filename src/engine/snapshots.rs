@@ -2,8 +2,9 @@
 //!
 //! A running sandbox's upper directory is not in podman's storage (see `upper`), so that `podman commit` of it would
 //! find nothing. So a container that never starts is made of the same image, what the sandbox wrote is copied into its
-//! layer ([`Engine::copy_tree`]), and that container is committed. It is called by the node's UUID: one is made at a time,
-//! and what a crash leaves of it is found by that name. It bears none of our labels, which the image would get, too.
+//! layer ([`Engine::copy_tree`]), and that container is committed. It is called by the node's UUID: one is made at a
+//! time, and what a crash leaves of it is found by that name. It bears none of our labels, which the image would get,
+//! too.
 //!
 //! An image has the node's UUID as a label, by which those without a name are found. The label is no `io.cynode.…`:
 //! images with those are refused, and containers are recognized by them.
@@ -91,8 +92,8 @@ impl Engine {
         self.call(&arguments, CREATE_TIMEOUT).await.map(drop)
     }
 
-    /// Makes an image without a name of the container that was begun, whose layers of snapshots have so many bytes in all.
-    /// Podman's temporary files are in `temp_dir`. Returns the image's id.
+    /// Makes an image without a name of the container that was begun. Its layers of snapshots have so many bytes in all;
+    /// podman's temporary files are in `temp_dir`. Returns the image's id.
     pub async fn commit_snapshot(
         &self,
         node_uuid: &str,

@@ -1,4 +1,5 @@
-//! Files and stdin of a job, and those of the snapshot that it begins from, placed by its worker before a shim is started.
+//! Files and stdin of a job, and those of the snapshot that it begins from, placed by its worker before a shim is
+//! started.
 
 use super::{
     context::WorkerContext,

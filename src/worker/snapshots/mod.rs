@@ -9,12 +9,12 @@
 //! podman: localhost/cynode-snapshots/<user id>:<name>, whose last layer has the files that changed in the image
 //! ```
 //!
-//! A snapshot exists once the directory has its name and the image has its own; [`save()`] makes them in this order. What a
-//! process that was killed has left of one before is removed by the next start ([`recover`]): directories without a
+//! A snapshot exists once the directory has its name and the image has its own; [`save()`] makes them in this order. What
+//! a process that was killed has left of one before is removed by the next start ([`recover`]): directories without a
 //! record or whose image has another id, images without a name, and the container that was being committed.
 //!
-//! One is made or removed at a time. Those of all users together are bounded by `--snapshot-quota` and by number, so that
-//! the node's report can name them.
+//! One is made or removed at a time. Those of all users together are bounded by `--snapshot-quota` and by number, so
+//! that the node's report can name them.
 
 mod api;
 mod remove;
