@@ -17,12 +17,12 @@
 //! In an upper directory owners, setuid and setgid stay, and the attribute by which overlay hides a directory of the
 //! image. In a workspace everything belongs to the process that copies: podman gives it to the image's user later.
 
+mod budget;
 mod data;
 mod metadata;
 mod open;
 
 use super::{Engine, EngineError, Program, call};
-use crate::disk_space::DiskSpace;
 use metadata::times;
 use open::{open_child, open_directory};
 use rustix::{
@@ -45,8 +45,6 @@ use std::{
 /// First argument that makes the binary copy a tree, inside podman's user namespace where that is rootless.
 pub const COPY_TREE_ARGUMENT: &str = "__copy-tree";
 
-/// Most entries of a tree.
-const MAX_ENTRIES: u64 = 2_000_000;
 /// Most directories within each other.
 const MAX_DEPTH: usize = 1000;
 /// Longest path of a directory below the top, in bytes: what the kernel takes.
@@ -57,9 +55,7 @@ const MAX_PENDING_BYTES: usize = 64 << 20;
 const PATH_OVERHEAD_BYTES: usize = 32;
 /// Space that a directory counts with.
 const DIRECTORY_BYTES: u64 = 4096;
-/// Bytes, and entries, that are copied between two checks of the disk.
-const CHECK_BYTES: u64 = 64 << 20;
-const CHECK_ENTRIES: u64 = 4096;
+
 /// Kind of a tree, and so what of its entries is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -322,43 +318,6 @@ impl TreeCopy<'_> {
             Err(error) if is_vanished(error) => Ok(()),
             Err(Errno::INVAL | Errno::EXIST) => Ok(()),
             copied => copied.map_err(|error| failure(path, error)),
-        }
-    }
-
-    fn count_entry(&mut self) -> Result<(), CopyError> {
-        self.copied.entries += 1;
-        if self.copied.entries > MAX_ENTRIES {
-            return Err(CopyError::Refused(format!(
-                "it has more than {MAX_ENTRIES} entries; remove some, or pack them"
-            )));
-        }
-        self.unchecked_entries += 1;
-        self.check_disk_at_times()
-    }
-
-    /// Counts bytes that were copied.
-    fn spend(&mut self, bytes: u64) -> Result<(), CopyError> {
-        self.copied.bytes = self.copied.bytes.saturating_add(bytes);
-        if self.copied.bytes > self.request.max_bytes {
-            return Err(CopyError::TooLarge);
-        }
-        self.unchecked_bytes = self.unchecked_bytes.saturating_add(bytes);
-        self.check_disk_at_times()
-    }
-
-    fn check_disk_at_times(&mut self) -> Result<(), CopyError> {
-        if self.unchecked_bytes < CHECK_BYTES && self.unchecked_entries < CHECK_ENTRIES {
-            return Ok(());
-        }
-        (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
-        self.check_disk()
-    }
-
-    fn check_disk(&self) -> Result<(), CopyError> {
-        let space = DiskSpace::at(&self.request.to).map_err(|error| failure(b".", error))?;
-        match space.shortage(self.request.min_free) {
-            None => Ok(()),
-            Some(shortage) => Err(CopyError::NoSpace(shortage.to_string())),
         }
     }
 }

@@ -208,7 +208,7 @@ fn list_of_routes_is_complete() {
             "src/orchestrator/control_plane/mod.rs",
             "src/orchestrator/health.rs",
         ],
-        &["src/worker/api.rs"],
+        &["src/worker/api.rs", "src/worker/snapshots/api.rs"],
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for (files, calls) in sources.iter().zip(calls("{id}")) {
