@@ -346,7 +346,7 @@ fn quoted(path: &[u8]) -> String {
 }
 
 fn failure(path: &[u8], error: impl Into<io::Error>) -> CopyError {
-    let error = error.into();
+    let error: io::Error = error.into();
     let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
     if is(Errno::NOSPC) || is(Errno::DQUOT) {
         return CopyError::NoSpace(error.to_string());
