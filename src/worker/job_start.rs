@@ -146,7 +146,8 @@ async fn try_hand_over<'a>(
     Ok(mark)
 }
 
-/// Places the files of a job, and of its snapshot, in a workspace that belongs to the image's user, as podman would have given it to them.
+/// Places the files of a job, and of its snapshot, in a workspace that belongs to the image's user, as podman would have
+/// given it to them.
 async fn place_for(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,

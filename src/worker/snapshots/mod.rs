@@ -41,7 +41,10 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
@@ -73,6 +76,8 @@ pub(super) struct Snapshots {
     turn: Semaphore,
     /// Whether an earlier process has left something here.
     has_content: bool,
+    /// Whether an image without a name could not be removed.
+    has_nameless: AtomicBool,
 }
 
 impl Snapshots {
@@ -100,6 +105,7 @@ impl Snapshots {
             quota,
             known: known.into(),
             turn: Semaphore::new(1),
+            has_nameless: AtomicBool::new(false),
         };
         Ok((snapshots, unfinished))
     }
@@ -218,12 +224,23 @@ pub(super) async fn recover(ctx: Arc<WorkerContext>) {
     remove_nameless(&ctx).await;
 }
 
+/// Tries again to remove images without a name that containers used.
+pub(super) async fn retry_nameless(ctx: &WorkerContext) {
+    if ctx.snapshots.has_nameless.load(Ordering::Relaxed)
+        && let Ok(_turn) = ctx.snapshots.try_turn()
+    {
+        remove_nameless(ctx).await;
+    }
+}
+
 /// Removes images of snapshots that have no name any more, unless a container uses them.
 async fn remove_nameless(ctx: &WorkerContext) {
+    let mut has_more = false;
     let nameless = match ctx.engine.nameless_snapshots(&ctx.node_uuid).await {
         Ok(nameless) => nameless,
         Err(error) => {
-            tracing::warn!(%error, "images of removed snapshots not listed; the next removal tries again");
+            tracing::warn!(%error, "images of removed snapshots not listed; retrying");
+            ctx.snapshots.has_nameless.store(true, Ordering::Relaxed);
             return;
         }
     };
@@ -232,10 +249,14 @@ async fn remove_nameless(ctx: &WorkerContext) {
             Ok(()) => tracing::info!(id, "image of a removed snapshot removed"),
             // Such as one that a sandbox was begun from.
             Err(error) => {
-                tracing::debug!(id, %error, "image of a removed snapshot stays; the next removal tries again");
+                tracing::debug!(id, %error, "image of a removed snapshot not removed; retrying");
+                has_more = true;
             }
         }
     }
+    ctx.snapshots
+        .has_nameless
+        .store(has_more, Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
         time::Time,
     },
     data_dir::make_private_subdir,
-    disk_space::DiskSpace,
+    disk_space::Shortage,
     engine::{CopyError, CopyKind, CopyRequest, EngineError},
     files::{Durability, replace_file},
     worker::{api::Api, context::WorkerContext, disk::StorageArea, ledger::Job, sessions},
@@ -31,6 +31,8 @@ use tokio::task::spawn_blocking;
 
 /// Time in which each part has to be copied.
 const COPY_TIMEOUT: Duration = Duration::from_mins(30);
+/// Bytes beyond the reserve that a snapshot leaves free: it stops before the disk guard ends a job for want of them.
+const HEADROOM_BYTES: u64 = 256 << 20;
 /// Interval at which the disk is looked at meanwhile.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -170,7 +172,7 @@ impl PartCopy<'_> {
             to,
             kind,
             max_bytes: self.left,
-            min_free: ctx.disk.min_free,
+            min_free: reserve(ctx),
         };
         let copied = ctx
             .engine
@@ -199,11 +201,26 @@ impl PartCopy<'_> {
     }
 }
 
-/// Fails unless podman's storage has room for a layer of so many bytes beside the copy that it is made from.
+/// Bytes that a snapshot leaves free.
+fn reserve(ctx: &WorkerContext) -> u64 {
+    ctx.disk.min_free.saturating_add(HEADROOM_BYTES)
+}
+
+/// Fails unless there is room for a layer of so many bytes beside the copy that it is made from: podman writes an archive
+/// of it to the data directory, and unpacks that in its storage. Both may be on one disk.
 async fn ensure_room(ctx: &Arc<WorkerContext>, bytes: u64) -> Result<(), ApiError> {
-    let look = move |ctx: &WorkerContext| {
-        let space = DiskSpace::at(&ctx.disk.dir(StorageArea::Images).path)?;
-        io::Result::Ok(space.shortage_with(ctx.disk.min_free, bytes))
+    let look = move |ctx: &WorkerContext| -> io::Result<Option<Shortage>> {
+        let coming = [
+            (StorageArea::State, bytes),
+            (StorageArea::Images, bytes.saturating_mul(2)),
+        ];
+        for (area, bytes) in coming {
+            let space = ctx.disk.dir(area).space()?;
+            if let Some(shortage) = space.shortage_with(reserve(ctx), bytes) {
+                return Ok(Some(shortage));
+            }
+        }
+        Ok(None)
     };
     match ctx.probe_disk(look).await?.map_err(disk_failed)? {
         None => Ok(()),
