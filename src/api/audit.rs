@@ -107,6 +107,14 @@ pub enum AuditAction {
     #[serde(rename = "sandbox.renew")]
     #[strum(serialize = "sandbox.renew")]
     SandboxRenew,
+    /// Snapshot of a sandbox.
+    #[serde(rename = "sandbox.snapshot")]
+    #[strum(serialize = "sandbox.snapshot")]
+    SandboxSnapshot,
+    /// Deletion of a snapshot.
+    #[serde(rename = "snapshot.delete")]
+    #[strum(serialize = "snapshot.delete")]
+    SnapshotDelete,
     /// Start of a command or a terminal in a sandbox, or in that of a task.
     #[serde(rename = "sandbox.exec")]
     #[strum(serialize = "sandbox.exec")]

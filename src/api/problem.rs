@@ -233,6 +233,15 @@ impl Problem {
         Self::new(ProblemKind::NotFound, detail)
     }
 
+    /// 404 for a snapshot that the caller does not have.
+    pub fn unknown_snapshot(name: &str) -> Self {
+        let name = quoted(name);
+        let detail = format!(
+            "you have no snapshot {name}; cynode sandbox snapshots lists those that you have"
+        );
+        Self::new(ProblemKind::NotFound, detail)
+    }
+
     /// 500. The cause belongs into the log, never into the answer.
     pub fn internal() -> Self {
         Self::new(

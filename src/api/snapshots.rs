@@ -4,7 +4,13 @@
 //! A name belongs to a user. On its node a snapshot is the image `localhost/cynode-snapshots/<user id>:<name>`, which no
 //! user can name directly.
 
-use super::{UserId, image::ImageRef, nodes::SLUG_PATTERN, time::Time};
+use super::{
+    UserId,
+    image::ImageRef,
+    nodes::{SLUG_PATTERN, check_slug},
+    problem::Problem,
+    time::Time,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +40,16 @@ pub struct Snapshot {
     pub size_bytes: u64,
     /// Time of the snapshot.
     pub created_at: Time,
+}
+
+/// Answer of `GET /v1/snapshots`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotList {
+    /// Snapshots of the caller, by name.
+    pub snapshots: Vec<Snapshot>,
+    /// Slugs of nodes that did not answer: snapshots there are not listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable_nodes: Vec<String>,
 }
 
 /// Body of `POST /v1/worker/sessions/{id}/snapshot`.
@@ -74,9 +90,83 @@ pub fn name_in(image: &str, user: UserId) -> Option<&str> {
     (owner == user.to_string()).then_some(name)
 }
 
+/// Whether an image in normal form is a snapshot of some user.
+pub fn is_snapshot(image: &str) -> bool {
+    image.starts_with(REPOSITORY)
+}
+
 impl ImageRef {
     /// Whether the image is a snapshot of some user.
     pub fn is_snapshot(&self) -> bool {
-        self.as_str().starts_with(REPOSITORY)
+        is_snapshot(self.as_str())
+    }
+}
+
+/// Value of the field `image` of a request, with the image of a user's snapshot in place of `snapshot:NAME`. What is not
+/// valid otherwise is refused where images are parsed.
+pub fn resolve_image(image: Option<String>, user: UserId) -> Result<Option<String>, Problem> {
+    let Some(image) = image else { return Ok(None) };
+    if let Some(name) = image.strip_prefix(PREFIX) {
+        if check_slug("", name).is_err() {
+            return Err(Problem::field(
+                "/image",
+                "has an invalid name of a snapshot: it must be 1 to 63 lower-case letters, digits and '-', starting with a \
+                 letter or digit; list yours with: cynode sandbox snapshots",
+            ));
+        }
+        return Ok(Some(image_of(user, name)));
+    }
+    if image
+        .parse::<ImageRef>()
+        .is_ok_and(|image| image.is_snapshot())
+    {
+        return Err(Problem::field(
+            "/image",
+            "must not name a snapshot by its image; write snapshot:NAME, and list yours with: cynode sandbox snapshots",
+        ));
+    }
+    Ok(Some(image))
+}
+
+/// Image as its user writes it: a snapshot as `snapshot:NAME`, any other as it is.
+pub fn shown_image(image: String) -> String {
+    let rest = image.strip_prefix(REPOSITORY);
+    match rest.and_then(|rest| rest.split_once(':')) {
+        Some((_, name)) => format!("{PREFIX}{name}"),
+        None => image,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_is_resolved_for_its_user() {
+        let (ann, bob) = (UserId::new(), UserId::new());
+        let resolve = |image: &str| resolve_image(Some(image.to_owned()), ann);
+        assert_eq!(resolve_image(None, ann), Ok(None));
+        assert_eq!(resolve("alpine:3").unwrap().as_deref(), Some("alpine:3"));
+        let image = resolve("snapshot:a-1").unwrap().unwrap();
+        assert_eq!(image, image_of(ann, "a-1"));
+        let parsed: ImageRef = image.parse().unwrap();
+        assert_eq!(parsed.as_str(), image, "it is in normal form");
+        assert!(parsed.is_snapshot() && parsed.is_local());
+        assert_eq!(name_in(&image, ann), Some("a-1"));
+        assert_eq!(name_in(&image, bob), None);
+        assert_eq!(shown_image(image), "snapshot:a-1");
+        assert_eq!(shown_image("localhost/x:1".to_owned()), "localhost/x:1");
+    }
+
+    #[test]
+    fn image_of_snapshot_can_not_be_written() {
+        let user = UserId::new();
+        let own = image_of(user, "a");
+        let digest = format!("{REPOSITORY}{user}@sha256:{}", "0".repeat(64));
+        for image in ["snapshot:", "snapshot:A", "snapshot:a_b", "snapshot:a:b", &own, &digest] {
+            let problem = resolve_image(Some(image.to_owned()), user).unwrap_err();
+            assert_eq!(problem.errors[0].pointer, "#/image", "{image}");
+            assert!(problem.detail.contains("cynode sandbox snapshots"), "{image}");
+        }
     }
 }

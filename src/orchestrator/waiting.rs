@@ -9,6 +9,7 @@ use crate::{
     api::{
         jobs::resources::GpuRequest,
         nodes::{CapabilityReport, Inference, NodeStatus, NodeView, features},
+        snapshots::shown_image,
     },
     store::{Placement, TaskRequirements},
 };
@@ -61,7 +62,9 @@ pub(super) fn expected_timeout(
 
 fn no_free_node(task: &TaskRequirements, nodes: &[NodeOutlook]) -> Option<String> {
     let views: Vec<NodeView> = nodes.iter().map(|node| node.view.clone()).collect();
-    if let Err(reason) = overall(&views, false) {
+    // The node of a snapshot is named also where no other one is ready.
+    let is_bound = nodes.iter().any(|node| has_own_image(node, &task.placement));
+    if !is_bound && let Err(reason) = overall(&views, false) {
         return Some(reason);
     }
     let fitting = match fitting_nodes(task, nodes) {
@@ -126,9 +129,39 @@ fn fitting_nodes<'a>(
     if fitting.is_empty() {
         return Err("no other node is suitable".to_owned());
     }
+    let fitting = with_snapshot(placement, fitting, nodes)?;
     let fitting = with_features(placement, fitting)?;
     let fitting = with_inference(placement, fitting)?;
     with_gpus(placement, fitting)
+}
+
+/// Whether a node has the snapshot that a placement asks for; false where it asks for none.
+fn has_own_image(node: &NodeOutlook, placement: &Placement) -> bool {
+    let image = placement.snapshot();
+    image.is_some_and(|image| node.report.has_local_image(image))
+}
+
+/// Nodes that have the snapshot that is asked for; of `all` nodes, the reason names those that are not suitable.
+fn with_snapshot<'a>(
+    placement: &Placement,
+    mut fitting: Vec<&'a NodeOutlook>,
+    all: &'a [NodeOutlook],
+) -> Result<Vec<&'a NodeOutlook>, String> {
+    let Some(image) = placement.snapshot() else {
+        return Ok(fitting);
+    };
+    fitting.retain(|node| has_own_image(node, placement));
+    if !fitting.is_empty() {
+        return Ok(fitting);
+    }
+    let image = shown_image(image.to_owned());
+    let others = all.iter().filter(|node| has_own_image(node, placement));
+    let others: Vec<_> = others.collect();
+    Err(if others.is_empty() {
+        format!("no node has {image} at present; list what there is with: cynode sandbox snapshots")
+    } else {
+        format!("{image} is on node {}, which is not suitable", names(&others))
+    })
 }
 
 /// Nodes that serve models now, and have the one that is asked for.
@@ -272,6 +305,10 @@ fn busy_gpus(gpus: &GpuRequest, ready: &[&NodeOutlook]) -> String {
 fn not_ready(task: &TaskRequirements, fitting: &[&NodeOutlook]) -> String {
     let each = list_nodes(fitting.iter().map(|node| &node.view), reason);
     match (task.placement.node(), labels(&task.placement)) {
+        _ if task.placement.snapshot().is_some() => {
+            let slugs = names(fitting);
+            format!("its snapshot is on node {slugs}, which is not ready; {each}")
+        }
         _ if !task.refusals.is_empty() => format!("no other suitable node accepts jobs; {each}"),
         (Some(_), _) => format!("its node accepts no jobs; {each}"),
         (None, labels) if !labels.is_empty() => {

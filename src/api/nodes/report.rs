@@ -33,6 +33,18 @@ impl CapabilityReport {
         !self.has_feature(feature) && features::is_known(self.features(), feature)
     }
 
+    /// Images of `localhost/` that the node names; `None` where it names none because it can't tell them all.
+    pub fn local_images(&self) -> Option<&[String]> {
+        let sandbox = self.sandbox.as_ref()?;
+        sandbox.local_images.as_deref()
+    }
+
+    /// Whether the node names an image among those of `localhost/`.
+    pub fn has_local_image(&self, image: &str) -> bool {
+        let images = self.local_images().unwrap_or_default();
+        images.iter().any(|known| known == image)
+    }
+
     /// Longest time limit that the node allows, in seconds.
     pub fn max_timeout_seconds(&self) -> u64 {
         let reported = self

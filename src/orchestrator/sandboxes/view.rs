@@ -4,6 +4,7 @@ use crate::{
     api::{
         jobs::{JobErrorKind, SandboxSpec},
         sandboxes::{EndReason, Sandbox, SandboxStatus, SessionSpec},
+        snapshots::shown_image,
         tasks::JobStatus,
     },
     orchestrator::task_watch::TaskState,
@@ -58,7 +59,7 @@ pub(super) fn sandbox(stored: &StoredSandbox, current: Option<TaskState>) -> San
         reason,
         detail: stored.end.summary.clone().filter(|_| has_detail),
         node_slug: stored.node_slug.clone(),
-        image: stored.spec.image.clone(),
+        image: shown_image(stored.spec.image.clone()),
         owner: stored.owner.clone(),
         lifetime_seconds: session.lifetime_seconds,
         idle_timeout_seconds: session.idle_timeout_seconds,

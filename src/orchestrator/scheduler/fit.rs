@@ -2,7 +2,7 @@
 //! left out, since they come and go too often.
 
 use crate::{
-    api::{NodeId, nodes::CapabilityReport},
+    api::{NodeId, nodes::CapabilityReport, snapshots::is_snapshot},
     orchestrator::gpu_pool::GpuPool,
     store::Placement,
 };
@@ -26,6 +26,9 @@ pub(super) fn could_serve(id: NodeId, report: &CapabilityReport, placement: &Pla
             .iter()
             .all(|feature| report.has_feature(feature))
         && placement
+            .snapshot()
+            .is_none_or(|image| report.has_local_image(image))
+        && placement
             .gpus()
             .is_none_or(|gpus| GpuPool::new(report).could_serve(gpus))
 }
@@ -46,9 +49,16 @@ pub(super) fn serve_alike(a: &CapabilityReport, b: &CapabilityReport) -> bool {
         && labels(a) == labels(b)
         && a.features() == b.features()
         && devices(a) == devices(b)
+        && snapshots(a).eq(snapshots(b))
 }
 
-/// Positions of nodes by what is rare among them: their labels, their slugs, and graphics processors.
+/// Images of the snapshots that a node names.
+fn snapshots(report: &CapabilityReport) -> impl Iterator<Item = &String> {
+    let images = report.local_images().unwrap_or_default().iter();
+    images.filter(|image| is_snapshot(image))
+}
+
+/// Positions of nodes by what is rare among them: their labels, their slugs, their snapshots, and graphics processors.
 #[derive(Debug, Default)]
 pub(super) struct RareTraits(HashMap<String, Vec<usize>>);
 
@@ -58,6 +68,7 @@ impl RareTraits {
         for (n, report) in reports.into_iter().enumerate() {
             let mut keys = report.node.labels.clone().unwrap_or_default();
             keys.push(slug_key(&report.node.node_slug));
+            keys.extend(snapshots(report).map(|image| snapshot_key(image)));
             let mut devices = report
                 .gpu
                 .iter()
@@ -78,9 +89,10 @@ impl RareTraits {
     /// label that no node has costs nothing.
     pub(super) fn with_rarest(&self, placement: &Placement) -> Option<&[usize]> {
         let slug = placement.node().map(slug_key);
+        let snapshot = placement.snapshot().map(snapshot_key);
         let gpus = placement.gpus().map(|_| GPUS_KEY);
         let keys = placement.labels().iter().map(String::as_str);
-        let keys = keys.chain(slug.as_deref()).chain(gpus);
+        let keys = keys.chain(slug.as_deref()).chain(snapshot.as_deref()).chain(gpus);
         let nodes = keys.map(|key| self.0.get(key).map_or(&[][..], Vec::as_slice));
         nodes.min_by_key(|nodes| nodes.len())
     }
@@ -88,4 +100,8 @@ impl RareTraits {
 
 fn slug_key(slug: &str) -> String {
     format!("node:{slug}")
+}
+
+fn snapshot_key(image: &str) -> String {
+    format!("snapshot:{image}")
 }

@@ -1,7 +1,7 @@
 //! Lanes of the queue that some node could serve.
 //!
-//! A lane whose labels no registered node has is checked when it is entered and when the labels, features or devices
-//! of a node change, but not at the turns in between. So the cost of a decision doesn't depend on the number of such lanes.
+//! A lane whose labels no registered node has is checked when it is entered and when the labels, features, devices or
+//! snapshots of a node change, but not at the turns in between. So the cost of a decision doesn't depend on the number of such lanes.
 
 use super::fit::{RareTraits, could_serve, serve_alike};
 use crate::{

@@ -187,3 +187,30 @@ fn missing_model_is_named() {
         "no suitable node has the model n; an admin adds it with: cynode models pull n"
     );
 }
+
+#[test]
+fn snapshot_binds_job_to_its_node() {
+    let image = "localhost/cynode-snapshots/u:dev";
+    let mut nodes = vec![node("a", "ready", &["fast"], 0), node("b", "ready", &[], 0)];
+    let of = |labels: &[&str]| Requirements {
+        labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+        snapshot: Some(image.to_owned()),
+        ..Requirements::default()
+    };
+    assert_eq!(
+        reason_of(of(&[]), &nodes),
+        "no node has snapshot:dev at present; list what there is with: cynode sandbox snapshots"
+    );
+    let sandbox = Arc::make_mut(&mut nodes[1].report).sandbox.as_mut();
+    sandbox.unwrap().local_images = Some(vec![image.to_owned()]);
+    assert_eq!(reason_of(of(&[]), &nodes), "");
+    assert_eq!(
+        reason_of(of(&["fast"]), &nodes),
+        "snapshot:dev is on node b, which is not suitable"
+    );
+    nodes[1].view.status = NodeStatus::Offline;
+    let not_ready = "its snapshot is on node b, which is not ready; node b: says so";
+    assert_eq!(reason_of(of(&[]), &nodes), not_ready);
+    nodes[0].view.status = NodeStatus::Offline;
+    assert_eq!(reason_of(of(&[]), &nodes), not_ready);
+}

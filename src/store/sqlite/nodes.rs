@@ -141,6 +141,45 @@ impl Store {
         id: NodeId,
         models: Vec<ModelDetails>,
     ) -> Result<(), StoreError> {
+        self.change_report(id, move |report| {
+            let inference = report.inference.as_mut();
+            inference.is_some_and(|inference| {
+                inference.set_models(Some(models.clone()));
+                true
+            })
+        })
+        .await
+    }
+
+    /// Adds an image to those of `localhost/` in the last report of a node, or removes it, where the report names such
+    /// images at all. Its next report replaces them.
+    pub async fn node_set_local_image(
+        &self,
+        id: NodeId,
+        image: String,
+        is_there: bool,
+    ) -> Result<(), StoreError> {
+        self.change_report(id, move |report| {
+            let sandbox = report.sandbox.as_mut();
+            let images = sandbox.and_then(|sandbox| sandbox.local_images.as_mut());
+            images.is_some_and(|images| {
+                let was_there = images.contains(&image);
+                if is_there && !was_there {
+                    images.push(image.clone());
+                }
+                images.retain(|known| is_there || *known != image);
+                is_there != was_there
+            })
+        })
+        .await
+    }
+
+    /// Changes the last report of a node, where `change` says that it did.
+    async fn change_report(
+        &self,
+        id: NodeId,
+        change: impl Fn(&mut CapabilityReport) -> bool + Send + 'static,
+    ) -> Result<(), StoreError> {
         self.write(move |c| {
             let sql = "SELECT capability FROM nodes WHERE id = ?1";
             let known: Option<String> = c.query_row(sql, [id], |row| row.get(0)).optional()?;
@@ -148,10 +187,9 @@ impl Store {
             let Some(mut report) = report.transpose()? else {
                 return Ok(());
             };
-            let Some(inference) = &mut report.inference else {
+            if !change(&mut report) {
                 return Ok(());
-            };
-            inference.set_models(Some(models.clone()));
+            }
             let document = to_document(&report)?;
             let hash = format!("sha256:{}", sha256_hex(&document));
             let sql = "UPDATE nodes SET capability = ?2, capability_sha256 = ?3 WHERE id = ?1";

@@ -12,6 +12,7 @@ use crate::api::{
     JobId, TaskId, UserId,
     audit::AuditEvent,
     jobs::{JobResult, files::ContentHash},
+    snapshots::shown_image,
     tasks::{JobView, Task, TaskDetails, TaskSpec, TaskStatus},
     time::Time,
 };
@@ -74,7 +75,7 @@ fn queued_task(
             .prompt
             .or(spec.sandbox.prompt.map(|prompt| prompt.text)),
         command: has_sandbox.then_some(spec.sandbox.command),
-        image: has_sandbox.then_some(spec.sandbox.image),
+        image: has_sandbox.then(|| shown_image(spec.sandbox.image)),
         timeout_seconds: spec.sandbox.timeout_seconds,
         priority: spec.priority,
         created_at,

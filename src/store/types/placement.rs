@@ -2,12 +2,13 @@
 //!
 //! Equal requirements share a lane of the queue, so a placement holds only what decides which nodes fit. An image or
 //! an exact time limit would make a lane of almost every job; the scheduler reads those of the jobs that it is about to
-//! assign.
+//! assign. A snapshot is an exception: no other node can run it.
 
 use crate::api::{
     NodeId,
     jobs::{PullPolicy, SandboxSpec, resources::GpuRequest},
     nodes::features,
+    snapshots::is_snapshot,
     tasks::TaskSpec,
 };
 use serde::Deserialize;
@@ -57,6 +58,9 @@ pub struct Requirements {
     /// Slug of the only node that may run the job.
     #[serde(default)]
     pub node: Option<String>,
+    /// Image of the snapshot that the node must have.
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// Features that the node must report.
     #[serde(default)]
     pub features: BTreeSet<String>,
@@ -96,6 +100,7 @@ impl Placement {
                 .as_ref()
                 .and_then(|prompt| prompt.model.clone()),
             node: spec.node.clone(),
+            snapshot: is_snapshot(&sandbox.image).then(|| sandbox.image.clone()),
             features: needed_features(sandbox).map(str::to_owned).collect(),
             gpus: sandbox.gpus.clone(),
             time_limit: sandbox.timeout_seconds.and_then(time_step),
@@ -144,6 +149,11 @@ impl Placement {
         self.0.requirements.node.as_deref()
     }
 
+    /// Image of the snapshot that the node must have.
+    pub fn snapshot(&self) -> Option<&str> {
+        self.0.requirements.snapshot.as_deref()
+    }
+
     /// Features that the node must report.
     pub fn features(&self) -> &BTreeSet<String> {
         &self.0.requirements.features
@@ -182,6 +192,9 @@ impl Requirements {
         }
         if let Some(node) = &self.node {
             add("node", node.as_str().into());
+        }
+        if let Some(image) = &self.snapshot {
+            add("snapshot", image.as_str().into());
         }
         if !self.features.is_empty() {
             add("features", texts(&self.features));
@@ -227,6 +240,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.prompt.is_some(), features::PROMPTS),
         (sandbox.use_inference == Some(true), features::INFERENCE),
         (sandbox.session.is_some(), features::SESSIONS),
+        (is_snapshot(&sandbox.image), features::SNAPSHOTS),
     ]
     .into_iter()
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))

@@ -205,6 +205,39 @@ async fn models_are_replaced_within_report() {
     );
 }
 
+#[tokio::test]
+async fn local_image_is_set_in_report() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(&home.path().join("cynode.db")).unwrap();
+    let register = async |local: Option<Vec<String>>| {
+        let mut report = report();
+        let sandbox = serde_json::json!({"supported": true, "local_images": local});
+        report.sandbox = serde_json::from_value(sandbox).unwrap();
+        let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
+        let registered = store.node_register(report, String::new(), None, 1, event);
+        match registered.await.unwrap() {
+            RegisterOutcome::Created(id, _) | RegisterOutcome::Known(id, _) => id,
+            RegisterOutcome::Taken | RegisterOutcome::Full => panic!("the slug is free"),
+        }
+    };
+    let set = async |node, is_there| {
+        let image = "localhost/x:1".to_owned();
+        store.node_set_local_image(node, image, is_there).await.unwrap();
+        store.assert_cache_is_current().await;
+        let report = store.node_list().await.unwrap().remove(0).capability;
+        report.local_images().map(<[String]>::to_vec)
+    };
+    let node = register(None).await;
+    assert_eq!(set(node, true).await, None, "it can't tell its images");
+    let other = "localhost/y:1".to_owned();
+    register(Some(vec![other.clone()])).await;
+    let both = Some(vec![other.clone(), "localhost/x:1".to_owned()]);
+    assert_eq!(set(node, true).await, both);
+    assert_eq!(set(node, true).await, both);
+    assert_eq!(set(node, false).await, Some(vec![other.clone()]));
+    assert_eq!(set(node, false).await, Some(vec![other]));
+}
+
 /// Also after a restore from a backup, where the same registrations are repeated.
 #[tokio::test]
 async fn registration_numbers_are_unique() {

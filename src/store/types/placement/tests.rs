@@ -24,19 +24,20 @@ fn requirements() -> impl Strategy<Value = Requirements> {
         texts(),
         any::<bool>(),
         of(".{0,4}"),
-        of(".{0,4}"),
+        [of(".{0,4}"), of(".{0,4}")],
         of(gpus()),
         limit,
         0..3_usize,
     )
         .prop_map(
-            |(labels, features, inference, model, node, gpus, time_limit, excluded)| {
+            |(labels, features, inference, model, [node, snapshot], gpus, time_limit, excluded)| {
                 let excluded_nodes = (0..excluded).map(|_| NodeId::new()).collect();
                 Requirements {
                     labels,
                     inference,
                     model,
                     node,
+                    snapshot,
                     features,
                     gpus,
                     time_limit,
@@ -115,6 +116,10 @@ fn fields_of_sandbox_need_features() {
         (
             serde_json::json!({"prompt": {"text": "x", "model": "m:1"}}),
             r#"{"inference":true,"model":"m:1","features":["prompts"]}"#,
+        ),
+        (
+            serde_json::json!({"image": "localhost/cynode-snapshots/u:dev"}),
+            r#"{"snapshot":"localhost/cynode-snapshots/u:dev","features":["snapshots"]}"#,
         ),
         (
             serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
