@@ -163,10 +163,20 @@ mod tests {
         let user = UserId::new();
         let own = image_of(user, "a");
         let digest = format!("{REPOSITORY}{user}@sha256:{}", "0".repeat(64));
-        for image in ["snapshot:", "snapshot:A", "snapshot:a_b", "snapshot:a:b", &own, &digest] {
+        for image in [
+            "snapshot:",
+            "snapshot:A",
+            "snapshot:a_b",
+            "snapshot:a:b",
+            &own,
+            &digest,
+        ] {
             let problem = resolve_image(Some(image.to_owned()), user).unwrap_err();
             assert_eq!(problem.errors[0].pointer, "#/image", "{image}");
-            assert!(problem.detail.contains("cynode sandbox snapshots"), "{image}");
+            assert!(
+                problem.detail.contains("cynode sandbox snapshots"),
+                "{image}"
+            );
         }
     }
 }

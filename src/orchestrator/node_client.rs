@@ -18,6 +18,7 @@ mod files;
 mod model_store;
 mod models;
 mod sessions;
+mod snapshots;
 
 pub(super) use error::{NodeCallError, NodeCallErrorKind};
 pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingResponse};

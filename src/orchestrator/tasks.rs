@@ -8,7 +8,7 @@ use super::{
     AppState,
     artifacts::{self, StoredInputs},
     cancel::{self, CancelError},
-    readiness, task_log, waiting,
+    readiness, sandboxes, task_log, waiting,
 };
 use crate::{
     api::{
@@ -17,6 +17,7 @@ use crate::{
         error::ApiError,
         jobs::files::ContentHash,
         problem::{Problem, ProblemKind},
+        snapshots::{is_snapshot, resolve_image},
         tasks::{CancelAnswer, CreateTask, Task, TaskList, TaskResult, TaskStatus},
         time::Time,
     },
@@ -39,7 +40,7 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a task, which is stored when this returns. The same `idempotency_key` with the same request
 /// returns the task that the first call created.
 ///
-/// Fails where a field is invalid, the key was used for another request, or the queue is full.
+/// Fails where a field is invalid, there is no such snapshot, the key was used for another request, or the queue is full.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
@@ -57,10 +58,11 @@ pub(super) async fn create(
     if request.is_for_model() && request.model.is_none() {
         request.model.clone_from(&state.settings.default_model);
     }
+    request.image = resolve_image(request.image.take(), caller.user.id)?;
     let mut spec = request.resolve(state.settings.default_image.as_str())?;
     let mut stored = StoredInputs::default();
-    if !inputs.is_empty() {
-        // The artifacts that the first request named may be gone by now.
+    if !inputs.is_empty() || is_snapshot(&spec.sandbox.image) {
+        // The artifacts, or the snapshot, that the first request named may be gone by now.
         if let Some(key) = &key
             && let Some(outcome) = state
                 .store
@@ -69,6 +71,9 @@ pub(super) async fn create(
         {
             return created(state, outcome).await;
         }
+    }
+    sandboxes::check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
+    if !inputs.is_empty() {
         stored = artifacts::store_inputs(state, caller, inputs).await?;
         spec.sandbox.files = std::mem::take(&mut stored.files);
         spec.sandbox.stdin = stored.stdin.take();

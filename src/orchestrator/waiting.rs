@@ -63,7 +63,9 @@ pub(super) fn expected_timeout(
 fn no_free_node(task: &TaskRequirements, nodes: &[NodeOutlook]) -> Option<String> {
     let views: Vec<NodeView> = nodes.iter().map(|node| node.view.clone()).collect();
     // The node of a snapshot is named also where no other one is ready.
-    let is_bound = nodes.iter().any(|node| has_own_image(node, &task.placement));
+    let is_bound = nodes
+        .iter()
+        .any(|node| has_own_image(node, &task.placement));
     if !is_bound && let Err(reason) = overall(&views, false) {
         return Some(reason);
     }
@@ -160,7 +162,10 @@ fn with_snapshot<'a>(
     Err(if others.is_empty() {
         format!("no node has {image} at present; list what there is with: cynode sandbox snapshots")
     } else {
-        format!("{image} is on node {}, which is not suitable", names(&others))
+        format!(
+            "{image} is on node {}, which is not suitable",
+            names(&others)
+        )
     })
 }
 

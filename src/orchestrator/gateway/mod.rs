@@ -14,6 +14,7 @@ mod nodes;
 mod openapi;
 mod sandbox_calls;
 mod sandboxes;
+mod snapshots;
 mod tasks;
 mod usage;
 mod users;
@@ -108,7 +109,7 @@ fn routes() -> RouterBuilder<AppState> {
         .route(Method::GET, "/openapi.json", move |_, _| {
             ready(Ok(response::raw_json(document.clone())))
         });
-    let builder = sandbox_calls::routes(sandboxes::routes(builder));
+    let builder = snapshots::routes(sandbox_calls::routes(sandboxes::routes(builder)));
     health::routes(models::routes(builder))
 }
 

@@ -90,7 +90,10 @@ impl<'a> PassedPath<'a> {
 }
 
 /// Authenticates the caller. Their session or key may end while the call is under way.
-async fn pass_caller(state: &AppState, request: &Request) -> Result<PassCaller, ApiError> {
+pub(super) async fn pass_caller(
+    state: &AppState,
+    request: &Request,
+) -> Result<PassCaller, ApiError> {
     // Subscribed before the authentication, so that no end of the session is missed.
     let revocations = state.identity.revocations();
     let access = match PassedPath::of(request.path_and_query()).place {

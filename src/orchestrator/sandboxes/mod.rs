@@ -1,4 +1,5 @@
-//! Use cases of sandboxes that stay: create, list, show, renew, delete; and the calls that [pass](pass) to its node.
+//! Use cases of sandboxes that stay: create, list, show, renew, delete; the calls that [pass](pass) to its node; and
+//! [snapshots].
 //!
 //! A sandbox is stored as a task without a command, and one job. Queue, placement, leases and cancels are those of jobs; the
 //! calls about tasks don't show it. It has one attempt: what is in it can't begin again at another node.
@@ -10,12 +11,18 @@ mod answer;
 mod body;
 mod limits;
 mod pass;
+mod snapshot;
+mod snapshots;
 mod target;
 mod upgraded;
 mod view;
 
 pub(super) use limits::PassLimits;
 pub(super) use pass::{PassCaller, PassedCall, exec, pass, terminal};
+pub(super) use snapshot::take as take_snapshot;
+pub(super) use snapshots::{
+    check_known as check_snapshot, delete as delete_snapshot, list as list_snapshots,
+};
 pub(super) use target::Place;
 
 use super::{
@@ -30,6 +37,7 @@ use crate::{
         error::ApiError,
         problem::{Problem, ProblemKind},
         sandboxes::{CreateSandbox, RenewSandbox, Sandbox, SandboxList, SandboxStatus},
+        snapshots::resolve_image,
         tasks::TaskStatus,
         time::Time,
     },
@@ -53,16 +61,18 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a sandbox, and waits for it to run for as long as the request says. It is stored, and stays where the caller
 /// hangs up.
 ///
-/// Fails where a field is invalid, the name is taken, or a limit is reached.
+/// Fails where a field is invalid, there is no such snapshot, the name is taken, or a limit is reached.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
-    request: CreateSandbox,
+    mut request: CreateSandbox,
     origin: &RequestOrigin,
 ) -> Result<Sandbox, ApiError> {
     let wait = Duration::from_secs(request.wait_seconds());
     let name = request.name.clone();
+    request.image = resolve_image(request.image.take(), caller.user.id)?;
     let spec = request.resolve(state.settings.default_image.as_str())?;
+    check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
     let lifetime = spec
         .sandbox
         .session

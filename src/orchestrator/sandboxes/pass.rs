@@ -251,7 +251,7 @@ fn is_stream(answer: &http::Response<Incoming>) -> bool {
 }
 
 /// Resolves when the session or key of a caller has ended.
-fn access_end(state: &Arc<AppState>, caller: PassCaller) -> BoxFuture<'static, ()> {
+pub(super) fn access_end(state: &Arc<AppState>, caller: PassCaller) -> BoxFuture<'static, ()> {
     let state = Arc::clone(state);
     let PassCaller {
         caller,
@@ -261,7 +261,7 @@ fn access_end(state: &Arc<AppState>, caller: PassCaller) -> BoxFuture<'static, (
 }
 
 /// Records who did what in a sandbox, in the background; never commands, paths or contents.
-fn record(
+pub(super) fn record(
     state: &AppState,
     caller: &Caller,
     target: &Target,
@@ -305,14 +305,14 @@ fn failed(client: &NodeClient<'_>, error: CallError) -> ApiError {
     problem.caused_by(error)
 }
 
-fn silent(slug: &str) -> Problem {
+pub(super) fn silent(slug: &str) -> Problem {
     let detail = format!(
         "the node {slug} does not answer at present; the sandbox goes on there, so send the call again"
     );
     Problem::new(ProblemKind::Unavailable, detail).retry_after(RETRY_SECONDS)
 }
 
-fn access_ended() -> Problem {
+pub(super) fn access_ended() -> Problem {
     Problem::unauthorized("your session or key ended meanwhile; log in again, or use another key")
 }
 

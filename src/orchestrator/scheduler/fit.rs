@@ -92,7 +92,10 @@ impl RareTraits {
         let snapshot = placement.snapshot().map(snapshot_key);
         let gpus = placement.gpus().map(|_| GPUS_KEY);
         let keys = placement.labels().iter().map(String::as_str);
-        let keys = keys.chain(slug.as_deref()).chain(snapshot.as_deref()).chain(gpus);
+        let keys = keys
+            .chain(slug.as_deref())
+            .chain(snapshot.as_deref())
+            .chain(gpus);
         let nodes = keys.map(|key| self.0.get(key).map_or(&[][..], Vec::as_slice));
         nodes.min_by_key(|nodes| nodes.len())
     }

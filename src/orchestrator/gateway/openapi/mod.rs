@@ -16,6 +16,7 @@ mod sandbox_calls;
 mod sandboxes;
 mod schemas;
 mod service;
+mod snapshots;
 
 use crate::api::problem::{ProblemBody, ProblemKind};
 use http::StatusCode;

@@ -303,7 +303,7 @@ impl Operation {
             _ if self.access == Access::Admin => Some(&[Scope::All]),
             "usage" => Some(&[Scope::All]),
             "nodes" => Some(&[]),
-            "sandboxes" => Some(&[Scope::Sandboxes, Scope::All]),
+            "sandboxes" | "snapshots" => Some(&[Scope::Sandboxes, Scope::All]),
             "tasks" | "artifacts" => Some(&[Scope::Tasks, Scope::All]),
             _ => Some(&[Scope::Inference, Scope::All]),
         }

@@ -10,7 +10,7 @@ use super::{
     operation::{Operation, operation},
     sandbox_calls, sandboxes,
     schemas::{any_text, schema_of},
-    service,
+    service, snapshots,
 };
 use crate::api::{
     audit::{AuditAction, AuditLog},
@@ -71,6 +71,7 @@ pub(super) fn all() -> Vec<Operation> {
         artifacts::all(),
         sandboxes::all(),
         sandbox_calls::all(),
+        snapshots::all(),
         models::all(),
         nodes(),
         node_models::all(),

@@ -12,7 +12,7 @@ pub(super) fn tag(path: &str) -> &str {
     }
 }
 
-/// Parameters in a path: a slug or an id.
+/// Parameters in a path: a slug, a name or an id.
 pub(super) fn path_parameters(path: &'static str) -> impl Iterator<Item = Value> {
     let names = path
         .split('/')
@@ -21,7 +21,7 @@ pub(super) fn path_parameters(path: &'static str) -> impl Iterator<Item = Value>
         let name = name.trim_start_matches('*');
         let mut parameter = json!({"in": "path", "name": name, "required": true});
         parameter["schema"] = match name {
-            "slug" => json!({"type": "string", "pattern": SLUG_PATTERN}),
+            "name" | "slug" => json!({"type": "string", "pattern": SLUG_PATTERN}),
             "exec" => json!({"type": "string", "format": "uuid"}),
             _ if tag(path) == "sandboxes" => {
                 parameter["description"] =

@@ -222,7 +222,10 @@ async fn local_image_is_set_in_report() {
     };
     let set = async |node, is_there| {
         let image = "localhost/x:1".to_owned();
-        store.node_set_local_image(node, image, is_there).await.unwrap();
+        store
+            .node_set_local_image(node, image, is_there)
+            .await
+            .unwrap();
         store.assert_cache_is_current().await;
         let report = store.node_list().await.unwrap().remove(0).capability;
         report.local_images().map(<[String]>::to_vec)

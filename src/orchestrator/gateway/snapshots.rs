@@ -1,0 +1,50 @@
+//! Snapshots of sandboxes that stay: make, list, delete.
+
+use super::{AppState, authenticate, sandbox_calls::pass_caller};
+use crate::{
+    api::{api_keys::Scope, snapshots::CreateSnapshot},
+    http::{
+        request::Request,
+        response::{self, Reply},
+        router::RouterBuilder,
+    },
+    identity::Access,
+    orchestrator::sandboxes,
+};
+use http::{Method, StatusCode};
+use std::sync::Arc;
+
+/// Keys that may make these calls.
+const ACCESS: Access = Access::Scope(Scope::Sandboxes);
+/// Largest body of a new snapshot.
+const MAX_BODY_BYTES: usize = 4096;
+
+/// Adds the routes.
+pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
+    builder
+        .route(Method::POST, "/v1/sandboxes/{id}/snapshot", create)
+        .route(Method::GET, "/v1/snapshots", list)
+        .route(Method::DELETE, "/v1/snapshots/{name}", delete)
+}
+
+async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
+    let caller = pass_caller(&state, &request).await?;
+    let name = request.param("id", "sandbox")?;
+    request.limit_body(MAX_BODY_BYTES);
+    let create: CreateSnapshot = request.json().await?;
+    let origin = request.origin();
+    let snapshot = sandboxes::take_snapshot(&state, caller, name, create, &origin).await?;
+    response::json(StatusCode::CREATED, &snapshot)
+}
+
+async fn list(state: Arc<AppState>, request: Request) -> Reply {
+    let caller = authenticate(&state, &request, ACCESS).await?;
+    response::ok(&sandboxes::list_snapshots(&state, &caller).await?)
+}
+
+async fn delete(state: Arc<AppState>, request: Request) -> Reply {
+    let caller = authenticate(&state, &request, ACCESS).await?;
+    let name = request.param("name", "snapshot")?;
+    sandboxes::delete_snapshot(&state, &caller, name, &request.origin()).await?;
+    response::no_content()
+}
