@@ -34,7 +34,7 @@ pub enum OutputFormat {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Sandbox")]
 pub struct TaskFlags {
-    /// Image to run the command in [default: the orchestrator's --default-image]
+    /// Image of the sandbox, or snapshot:NAME [default: the orchestrator's --default-image]
     #[arg(long)]
     pub image: Option<String>,
     /// Set a variable; NAME alone copies it from your environment; repeatable

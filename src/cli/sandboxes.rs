@@ -40,6 +40,16 @@ pub enum SandboxCommand {
     /// Remove sandboxes with all that is in them
     #[command(visible_alias = "delete")]
     Rm(SandboxesArgs),
+    /// Save the files of a sandbox as a snapshot, to start others from
+    ///
+    /// A snapshot has the files in /workspace and those that changed in the image; processes are not saved. It stays on
+    /// the node of the sandbox. `cynode sandbox create --image snapshot:NAME` and `cynode run --image snapshot:NAME` start
+    /// from it, there. One of the same name is replaced.
+    Snapshot(SandboxSnapshotArgs),
+    /// List your snapshots, by name
+    Snapshots(SnapshotListArgs),
+    /// Delete snapshots that no sandbox uses
+    RmSnapshot(SnapshotsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -49,7 +59,7 @@ pub struct SandboxCreateArgs {
     /// Name the sandbox; none of your other sandboxes may have the name
     #[arg(long)]
     pub name: Option<String>,
-    /// Image of the sandbox [default: the orchestrator's --default-image]
+    /// Image of the sandbox, or snapshot:NAME [default: the orchestrator's --default-image]
     #[arg(long, help_heading = "Sandbox")]
     pub image: Option<String>,
     /// Set a variable for all commands; NAME alone copies it from your environment; repeatable
@@ -246,4 +256,31 @@ pub struct SandboxRenewArgs {
     /// Time to its end from now, such as 2h; at most a day
     #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "1h")]
     pub lifetime: Duration,
+}
+
+#[derive(Args, Debug)]
+pub struct SandboxSnapshotArgs {
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Name or id of the sandbox
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// Name of the snapshot: lower-case letters, digits and -
+    #[arg(value_name = "NAME")]
+    pub name: String,
+}
+
+#[derive(Args, Debug)]
+pub struct SnapshotListArgs {
+    #[command(flatten)]
+    pub client: ClientFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct SnapshotsArgs {
+    #[command(flatten)]
+    pub client: ClientFlags,
+    /// Names of the snapshots
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
 }

@@ -72,40 +72,72 @@ fn sandbox_calls(id: &str) -> Vec<(&'static str, String, bool)> {
         ("GET", format!("/v1/sandboxes/{id}"), false),
         ("DELETE", format!("/v1/sandboxes/{id}"), false),
         ("POST", format!("/v1/sandboxes/{id}/renew"), false),
+        ("POST", format!("/v1/sandboxes/{id}/snapshot"), false),
+        ("GET", "/v1/snapshots".to_owned(), false),
+        ("DELETE", "/v1/snapshots/dev".to_owned(), false),
     ];
-    for (method, call) in [
-        ("GET", "files"),
-        ("PUT", "files"),
-        ("DELETE", "files"),
-        ("GET", "files:list"),
-        ("POST", "files:mkdir"),
-        ("POST", "files:move"),
-        ("GET", "archive"),
-        ("PUT", "archive"),
-    ] {
-        calls.push((method, format!("/v1/sandboxes/{id}/{call}"), false));
-    }
+    calls.extend(calls_below(&format!("/v1/sandboxes/{id}"), &FILE_CALLS, id));
     for place in ["sandboxes", "tasks"] {
-        for (method, call) in [
-            ("POST", "exec"),
-            ("GET", "execs"),
-            ("GET", "execs/{exec}"),
-            ("GET", "execs/{exec}/logs"),
-            ("POST", "execs/{exec}/stdin"),
-            ("POST", "execs/{exec}/signal"),
-            ("POST", "execs/{exec}/resize"),
-            ("GET", "terminal"),
-        ] {
-            let call = call.replace("{exec}", id);
-            calls.push((method, format!("/v1/{place}/{id}/{call}"), false));
-        }
+        calls.extend(calls_below(&format!("/v1/{place}/{id}"), &EXEC_CALLS, id));
     }
+    calls
+}
+
+/// Calls about the files of a sandbox.
+const FILE_CALLS: [(&str, &str); 8] = [
+    ("GET", "files"),
+    ("PUT", "files"),
+    ("DELETE", "files"),
+    ("GET", "files:list"),
+    ("POST", "files:mkdir"),
+    ("POST", "files:move"),
+    ("GET", "archive"),
+    ("PUT", "archive"),
+];
+/// Calls about the commands in a sandbox.
+const EXEC_CALLS: [(&str, &str); 8] = [
+    ("POST", "exec"),
+    ("GET", "execs"),
+    ("GET", "execs/{exec}"),
+    ("GET", "execs/{exec}/logs"),
+    ("POST", "execs/{exec}/stdin"),
+    ("POST", "execs/{exec}/signal"),
+    ("POST", "execs/{exec}/resize"),
+    ("GET", "terminal"),
+];
+
+/// Calls below the path of a sandbox; none of them is open.
+fn calls_below(
+    path: &str,
+    calls: &[(&'static str, &str)],
+    id: &str,
+) -> Vec<(&'static str, String, bool)> {
+    let calls = calls.iter().map(|(method, call)| {
+        let call = call.replace("{exec}", id);
+        (*method, format!("{path}/{call}"), false)
+    });
+    calls.collect()
+}
+
+/// Calls about sandboxes that stay, at a node.
+fn session_calls(id: &str) -> Vec<(&'static str, String, bool)> {
+    let path = format!("/v1/worker/sessions/{id}");
+    let mut calls = vec![
+        ("POST", "/v1/worker/sessions".to_owned(), false),
+        ("GET", path.clone(), false),
+        ("DELETE", path.clone(), false),
+        ("POST", format!("{path}/end"), false),
+        ("POST", format!("{path}/renew"), false),
+        ("POST", format!("{path}/snapshot"), false),
+    ];
+    calls.extend(calls_below(&path, &FILE_CALLS, id));
+    calls.extend(calls_below(&path, &EXEC_CALLS, id));
     calls
 }
 
 fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
     let open = |path: &str| ("GET", path.to_owned(), true);
-    vec![
+    let mut calls = vec![
         ("POST", "/v1/worker/jobs:run".to_owned(), false),
         ("GET", "/v1/worker/jobs".to_owned(), false),
         ("GET", format!("/v1/worker/jobs/{id}"), false),
@@ -132,10 +164,18 @@ fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
         ("GET", "/v1/worker/models".to_owned(), false),
         ("POST", "/v1/worker/models:pull".to_owned(), false),
         ("DELETE", "/v1/worker/models/tiny".to_owned(), false),
+        ("GET", "/v1/worker/snapshots".to_owned(), false),
+        (
+            "DELETE",
+            "/v1/worker/snapshots?image=localhost/x:1".to_owned(),
+            false,
+        ),
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),
-    ]
+    ];
+    calls.extend(session_calls(id));
+    calls
 }
 
 #[test]
@@ -202,13 +242,18 @@ fn list_of_routes_is_complete() {
             "src/orchestrator/gateway/mod.rs",
             "src/orchestrator/gateway/sandboxes.rs",
             "src/orchestrator/gateway/sandbox_calls.rs",
+            "src/orchestrator/gateway/snapshots.rs",
             "src/orchestrator/health.rs",
         ][..],
         &[
             "src/orchestrator/control_plane/mod.rs",
             "src/orchestrator/health.rs",
         ],
-        &["src/worker/api.rs", "src/worker/snapshots/api.rs"],
+        &[
+            "src/worker/api.rs",
+            "src/worker/sessions/mod.rs",
+            "src/worker/snapshots/api.rs",
+        ],
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     for (files, calls) in sources.iter().zip(calls("{id}")) {

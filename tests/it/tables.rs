@@ -53,6 +53,7 @@ fn tables_match_golden_files() {
         &["nodes", "show", "box"],
         &["users", "list"],
         &["status"],
+        &["sandbox", "snapshots"],
         &["audit", "--who", "admin"],
     ] {
         let mut command = cynode(home.path());

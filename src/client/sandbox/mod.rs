@@ -18,6 +18,7 @@ mod manage;
 mod receive;
 mod send;
 mod signals;
+mod snapshots;
 mod stdin;
 mod target;
 mod terminal;
@@ -51,6 +52,9 @@ pub fn sandbox(command: SandboxCommand) -> Result<(), Failure> {
         SandboxCommand::Logs(args) => logs::logs(&args),
         SandboxCommand::Renew(args) => manage::renew(&args),
         SandboxCommand::Rm(args) => manage::remove(&args),
+        SandboxCommand::Snapshot(args) => snapshots::save(&args),
+        SandboxCommand::Snapshots(args) => snapshots::list(&args),
+        SandboxCommand::RmSnapshot(args) => snapshots::remove(&args),
     }
 }
 

@@ -1,0 +1,87 @@
+//! Snapshots: make one of a sandbox, list them, delete them.
+
+use super::target::Target;
+use crate::{
+    api::snapshots::{CreateSnapshot, Snapshot, SnapshotList},
+    cli::{OutputFormat, SandboxSnapshotArgs, SnapshotListArgs, SnapshotsArgs},
+    client::{
+        api_client::ApiClient,
+        many::Failures,
+        print::{self, clean, note},
+    },
+    exit::Failure,
+    http::query::encode,
+};
+use http::Method;
+use std::time::Duration;
+
+/// Longest time for a snapshot to be made: a bit more than the orchestrator gives its node.
+const SAVE_TIMEOUT: Duration = Duration::from_mins(31);
+/// Time for a snapshot to be deleted, with its files.
+const DELETE_TIMEOUT: Duration = Duration::from_mins(3);
+
+/// `cynode sandbox snapshot`.
+pub(super) fn save(args: &SandboxSnapshotArgs) -> Result<(), Failure> {
+    let body = CreateSnapshot {
+        name: args.name.clone(),
+    };
+    let mut api = ApiClient::from_args(&args.client)?.with_patience(SAVE_TIMEOUT);
+    let path = Target::sandbox(&args.sandbox).path("/snapshot");
+    let snapshot: Snapshot = api.call(Method::POST, &path, Some(&body))?;
+    match args.client.output {
+        OutputFormat::Json => print::json(&snapshot),
+        OutputFormat::Text => {
+            print::line(&clean(&snapshot.image))?;
+            let size = print::size(snapshot.size_bytes);
+            note(&format!(
+                "{size} on node {}; start from it with: cynode sandbox create --image {}",
+                clean(&snapshot.node_slug),
+                clean(&snapshot.image)
+            ));
+            Ok(())
+        }
+    }
+}
+
+/// `cynode sandbox snapshots`.
+pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
+    let list: SnapshotList = ApiClient::from_args(&args.client)?.get("/v1/snapshots")?;
+    if args.client.output == OutputFormat::Json {
+        return print::json(&list);
+    }
+    let rows = list.snapshots.iter().map(|snapshot| {
+        [
+            clean(&snapshot.name),
+            clean(&snapshot.node_slug),
+            print::size(snapshot.size_bytes),
+            snapshot.created_at.to_string(),
+        ]
+    });
+    print::table(["NAME", "NODE", "SIZE", "CREATED"], rows)?;
+    if !list.unreachable_nodes.is_empty() {
+        let nodes = clean(&list.unreachable_nodes.join(", "));
+        note(&format!(
+            "not listed, since they do not answer: nodes {nodes}"
+        ));
+    }
+    Ok(())
+}
+
+/// `cynode sandbox rm-snapshot`.
+pub(super) fn remove(args: &SnapshotsArgs) -> Result<(), Failure> {
+    let mut api = ApiClient::from_args(&args.client)?.with_patience(DELETE_TIMEOUT);
+    let mut failures = Failures::default();
+    let removed = failures.collect(&args.names, |name| {
+        let path = format!("/v1/snapshots/{}", encode(name));
+        api.done(Method::DELETE, &path, None::<&()>)?;
+        match args.client.output {
+            OutputFormat::Text => print::line(&format!("{} removed", clean(name))),
+            OutputFormat::Json => Ok(()),
+        }
+    });
+    if args.client.output == OutputFormat::Json {
+        let removed: Vec<_> = removed.iter().map(|(name, ())| name).collect();
+        print::json(&serde_json::json!({ "removed": removed }))?;
+    }
+    failures.finish()
+}
