@@ -157,8 +157,6 @@ fn worker_calls(id: &str) -> Vec<(&'static str, String, bool)> {
             false,
         ),
         ("POST", "/v1/worker/images:load".to_owned(), false),
-        ("GET", "/v1/worker/snapshots".to_owned(), false),
-        ("DELETE", "/v1/worker/snapshots".to_owned(), false),
         ("GET", "/v1/worker/inference/api/tags".to_owned(), false),
         ("POST", "/v1/worker/inference/api/chat".to_owned(), false),
         ("GET", "/v1/worker/models".to_owned(), false),
