@@ -120,6 +120,7 @@ mod secrets;
 mod sessions;
 mod shims;
 mod slugs;
+mod snapshots;
 mod soak;
 mod stdin;
 mod strangers;

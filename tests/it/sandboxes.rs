@@ -3,6 +3,7 @@
 mod access;
 mod life;
 mod passed;
+mod snapshots;
 
 use crate::support::{Answer, Api, Call, Orchestrator, StandIn, eventually, stand_in::capability};
 use serde_json::{Value, json};
@@ -82,7 +83,8 @@ impl Scene {
         let ends = Ends::default();
         let known = ends.clone();
         let mut node = StandIn::start(&orchestrator, "box", move |call, answer| {
-            if call.path.starts_with("/v1/worker/sessions/") {
+            let is_asked = ["/v1/worker/sessions/", "/v1/worker/snapshots"];
+            if is_asked.iter().any(|start| call.path.starts_with(start)) {
                 script(call, answer);
             } else {
                 keep(&known, call, answer);
