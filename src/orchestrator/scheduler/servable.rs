@@ -177,6 +177,29 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn reported_snapshot_makes_lane_servable() {
+        let image = "localhost/cynode-snapshots/u:a".to_owned();
+        let lane = Lane {
+            user: UserId::new(),
+            placement: Placement::new(Requirements {
+                snapshot: Some(image.clone()),
+                ..Requirements::default()
+            }),
+        };
+        let (mut servable, mut nodes) = (ServableLanes::default(), vec![node("box", 1, 0)]);
+        let entered = |entered| LaneChanges {
+            is_complete: false,
+            entered,
+        };
+        servable.update(entered(vec![lane.clone()]), &nodes);
+        assert!(servable.lanes().is_empty());
+        let report = Arc::make_mut(&mut nodes[0].capability);
+        report.sandbox.as_mut().unwrap().local_images = Some(vec![image]);
+        servable.update(entered(Vec::new()), &nodes);
+        assert_eq!(servable.lanes().to_vec(), [lane]);
+    }
+
     proptest! {
         /// Against a check of every lane and node, after any sequence of events.
         #[test]

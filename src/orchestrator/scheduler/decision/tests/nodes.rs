@@ -156,3 +156,20 @@ fn node_that_denies_image_is_last() {
         "asked all the same, for its own words"
     );
 }
+
+#[test]
+fn job_of_snapshot_goes_only_to_its_node() {
+    let mut nodes = [(); 2].map(|()| candidate(&[], 0, 1));
+    let image = "localhost/cynode-snapshots/u:a".to_owned();
+    let world = one_job(Requirements {
+        snapshot: Some(image.clone()),
+        ..Requirements::default()
+    });
+    assert!(
+        nodes_of(&world, &nodes).is_empty(),
+        "no list is no snapshot"
+    );
+    sandbox(&mut nodes[0]).local_images = Some(Vec::new());
+    sandbox(&mut nodes[1]).local_images = Some(vec![image]);
+    assert_eq!(nodes_of(&world, &nodes), [nodes[1].id]);
+}
