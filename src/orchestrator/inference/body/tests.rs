@@ -32,11 +32,10 @@ fn invalid_body_ends_work_at_once() {
     assert!(call.as_mut().now_or_never().is_none());
     body.changed.send_replace(());
     assert!(call.as_mut().now_or_never().is_none(), "more has arrived");
-    body.fail(HeadError::TooLarge.problem(), true);
-    assert!(call.as_mut().now_or_never().is_none(), "the client sends");
-    assert_eq!(Arc::strong_count(&place), 1);
-    body.fail(HeadError::TooLarge.problem(), false);
+    body.received.lock().state = BodyState::Failed(HeadError::TooLarge.problem());
+    body.changed.send_replace(());
     let error = call.now_or_never().unwrap().unwrap_err();
+    assert_eq!(Arc::strong_count(&place), 1);
     assert_eq!(error.problem().kind, ProblemKind::PayloadTooLarge);
     // Work that comes later does not even begin.
     let late = async { panic!("began") };
