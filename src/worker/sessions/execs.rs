@@ -21,7 +21,8 @@ use tokio::{
 
 /// Bytes of output that are read at a time.
 const READ_BYTES: usize = 256 * 1024;
-/// Longest pause between two looks at an exec, while its sandbox writes all the time.
+/// Shortest and longest pause between two looks at an exec, while its sandbox writes all the time.
+const MIN_LOOK_PAUSE: Duration = Duration::from_millis(1);
 const MAX_LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Part of its age that an exec is looked at later than it could be.
 const LOOK_DELAY_PART: u32 = 50;
@@ -95,7 +96,10 @@ impl ExecFollower {
         // The sender lives in the job.
         let _ = self.changed.changed().await;
         let pause = (self.began_at.elapsed() / LOOK_DELAY_PART).min(MAX_LOOK_PAUSE);
-        sleep_until(self.looked_at + pause).await;
+        // A timer takes a millisecond or two, however short: most execs have ended by then.
+        if pause >= MIN_LOOK_PAUSE {
+            sleep_until(self.looked_at + pause).await;
+        }
     }
 
     /// Waits for the end of the exec.
