@@ -78,7 +78,7 @@ pub(super) async fn follow_attempt<'a>(
     let outcome = tokio::select! {
         outcome = follower.follow() => outcome,
         outcome = cancel_on_request(state, job, cancellation) => outcome,
-        reason = given_up(job, lease, &seconds_sending) => AttemptOutcome::Lost(reason),
+        reason = given_up(state, job, lease, &seconds_sending) => AttemptOutcome::Lost(reason),
     };
     if lease.has_command_run() {
         outcome.after_command_ran()
