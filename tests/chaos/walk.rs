@@ -68,17 +68,6 @@ const fn all(shim: u64, both: u64, podman: u64) -> [(Victim, u64); 6] {
     ]
 }
 
-/// Victims once the container has started: podman has ended by then, it only starts a sandbox.
-const fn started(attempt: u64) -> [(Victim, u64); 5] {
-    [
-        (Orchestrator, 1),
-        (Node, 1),
-        (Shim, attempt),
-        (Both, attempt),
-        (Network, 1),
-    ]
-}
-
 /// Faults at each step.
 const WALK: [(usize, Faults); 11] = [
     (1, WATCHERS),
@@ -88,8 +77,8 @@ const WALK: [(usize, Faults); 11] = [
     (5, &all(1, 1, 2)),
     (6, &all(1, 1, 2)),
     (7, &all(1, 1, 0)),
-    (8, &started(2)),
-    (9, &started(1)),
+    (8, &all(2, 2, 1)),
+    (9, &all(1, 1, 1)),
     (10, WATCHERS),
     (11, WATCHERS),
 ];
@@ -353,11 +342,8 @@ fn fault(bed: &mut TestBed, step: usize, victim: Victim, attempt: u64) -> Result
             return Ok(());
         }
         if start.elapsed() > ms(30_000) {
-            let descriptions: Vec<_> = left
-                .iter()
-                .map(|what| bed.describe_leftover(what))
-                .collect();
-            return Err(descriptions.join("\n"));
+            let described = left.iter().map(|what| bed.describe_leftover(what));
+            return Err(described.collect::<Vec<_>>().join("\n"));
         }
         thread::sleep(ms(50));
     }
@@ -373,7 +359,9 @@ fn job_survives_kill_of_any_process_anytime() {
     let (start, mut wrong, mut tried) = (Instant::now(), Vec::new(), 0);
     let mut bed = TestBed::start(10, 1);
     for (step, victims) in WALK {
-        for (victim, attempt) in victims {
+        // Podman starts a container and has ended when its command runs.
+        let has_part = |victim| victim != Podman || step < 8;
+        for (victim, attempt) in victims.iter().filter(|(victim, _)| has_part(*victim)) {
             let from = Instant::now();
             if start.elapsed() > LIMIT {
                 wrong.push(format!(
