@@ -3,7 +3,7 @@
 use super::{
     super::{MAX_PAGE_SIZE, artifacts::KEY_PATTERN, tasks::DEFAULT_PAGE_SIZE},
     operation::{Operation, operation},
-    schemas::any_text,
+    schemas::{any_text, octets},
 };
 use crate::api::{
     artifacts::{Artifact, ArtifactList, MAX_NAME_BYTES},
@@ -11,10 +11,6 @@ use crate::api::{
 };
 use http::Method;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
-
-fn bytes(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
-}
 
 fn cursor(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "anyOf": [{"format": "uuid"}, {"maxLength": 0}]})
@@ -58,7 +54,7 @@ pub(super) fn all() -> Vec<Operation> {
             "Download an artifact; show its name, size and hash where Accept names application/json",
         )
         .header("Range", "Range of bytes, answered with 206.", any_text)
-        .returns_media("application/octet-stream", "Bytes of the artifact.", bytes)
+        .returns_media("application/octet-stream", "Bytes of the artifact.", octets)
         .returns::<Artifact>()
         .also(206, "Range of the bytes")
         .fails_with(416),

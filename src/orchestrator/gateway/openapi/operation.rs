@@ -5,7 +5,7 @@ use super::{
     name,
     paths::{path_parameters, tag},
     reason,
-    schemas::{SchemaFn, Schemas, schema_of},
+    schemas::{SchemaFn, Schemas, octets, schema_of},
 };
 use crate::api::{api_keys::Scope, warning::Warning};
 use http::Method;
@@ -280,7 +280,9 @@ impl Operation {
                 json!({"required": required, "content": {"application/json": {"schema": schema}}});
         }
         if self.has_octets {
-            document["requestBody"] = json!({"content": {"application/octet-stream": {}}});
+            let schema = schemas.request(octets);
+            document["requestBody"] =
+                json!({"content": {"application/octet-stream": {"schema": schema}}});
         }
         document
     }

@@ -3,7 +3,7 @@
 
 use super::{
     operation::{Operation, operation},
-    schemas::{any_text, schema_of},
+    schemas::{any_text, octets, schema_of},
 };
 use crate::api::{
     events::MAX_TAIL_LINES,
@@ -198,10 +198,6 @@ fn terminal(call: [&'static str; 2]) -> Operation {
         .switches_protocol()
 }
 
-fn bytes(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "contentMediaType": "application/octet-stream"})
-}
-
 fn with_path(operation: Operation) -> Operation {
     operation.required_query(
         "path",
@@ -222,7 +218,7 @@ fn files() -> Vec<Operation> {
             file,
             "Read a file, of any size",
         ))
-        .returns_media("application/octet-stream", "Bytes of the file.", bytes),
+        .returns_media("application/octet-stream", "Bytes of the file.", octets),
         with_path(call(
             Method::PUT,
             "write_file",
@@ -282,7 +278,7 @@ fn archives() -> Vec<Operation> {
             "download_archive",
             "Download a file or directory as a tar archive",
         )
-        .returns_media("application/x-tar", "Tar archive.", bytes),
+        .returns_media("application/x-tar", "Tar archive.", octets),
         call(
             Method::PUT,
             "upload_archive",
