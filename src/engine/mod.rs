@@ -79,7 +79,7 @@ pub use program::Program;
 pub use pull_fault::PullFault;
 pub use pulled_images::{ImageLease, PulledImages};
 pub use remove::{REMOVE_TREE_ARGUMENT, remove_tree};
-pub use snapshots::is_image_in_use;
+pub use snapshots::{SnapshotImage, is_image_in_use};
 pub use start_failure::is_same_failure;
 pub use usage::{MEASURE_SANDBOX_ARGUMENT, SandboxUsage, Usage, measure_from_argument};
 

@@ -30,6 +30,17 @@ const ID_DIGITS: usize = 64;
 /// Command of an image that has none, without which podman makes no container. No sandbox runs it.
 const UNUSED_COMMAND: &str = "true";
 
+/// Image of a snapshot of this node, by one of its names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotImage {
+    /// Id.
+    pub id: String,
+    /// Name; `None` where it has none.
+    pub name: Option<String>,
+    /// Bytes of its layers, those of earlier snapshots among them.
+    pub layer_bytes: u64,
+}
+
 #[derive(Deserialize)]
 struct Labels {
     labels: Option<BTreeMap<String, String>>,
@@ -38,10 +49,16 @@ struct Labels {
 impl Labels {
     const FORMAT: &str = r#"--format={"labels":{{json .Labels}}}"#;
 
+    /// Whether the image is a snapshot of this node.
+    fn is_of(&self, node_uuid: &str) -> bool {
+        let node = self.labels.as_ref().and_then(|all| all.get(NODE_LABEL));
+        node.is_some_and(|node| node == node_uuid)
+    }
+
     /// Bytes of the layers of a node's snapshots in this image.
     fn layer_bytes(&self, node_uuid: &str) -> u64 {
         let Some(labels) = &self.labels else { return 0 };
-        if labels.get(NODE_LABEL).is_none_or(|node| node != node_uuid) {
+        if !self.is_of(node_uuid) {
             return 0;
         }
         let bytes = labels.get(BYTES_LABEL).and_then(|text| text.parse().ok());
@@ -65,6 +82,12 @@ impl Engine {
     ) -> Result<u64, EngineError> {
         let found: Option<Labels> = self.inspect_image_as(Labels::FORMAT, image).await?;
         Ok(found.map_or(0, |labels| labels.layer_bytes(node_uuid)))
+    }
+
+    /// Whether there is an image of this name that is a snapshot of this node.
+    pub async fn has_snapshot(&self, node_uuid: &str, image: &str) -> Result<bool, EngineError> {
+        let found: Option<Labels> = self.inspect_image_as(Labels::FORMAT, image).await?;
+        Ok(found.is_some_and(|labels| labels.is_of(node_uuid)))
     }
 
     /// Makes the container that is committed, of an image by its id. Returns the directory of its layer; `None` where
@@ -131,21 +154,63 @@ impl Engine {
     /// Removes the name of an image, and the image with its last one; or an image without a name, by its id. One that
     /// doesn't exist counts as removed. Fails while a container uses it.
     pub async fn remove_snapshot_image(&self, image: &str) -> Result<(), EngineError> {
-        match self.call(&["rmi", image], REMOVE_TIMEOUT).await {
-            Err(EngineError::Failed { message, .. }) if is_unknown(&message) => Ok(()),
-            removed => removed.map(drop),
+        let remove = ["rmi", image];
+        match self.call(&remove, REMOVE_TIMEOUT).await {
+            Err(EngineError::Failed { message, .. }) if is_unknown(&message) => {}
+            removed => return removed.map(drop),
         }
+        // Podman says so of every image while it removes another one.
+        if self.snapshot_image_id(image).await?.is_none() {
+            return Ok(());
+        }
+        self.call(&remove, REMOVE_TIMEOUT).await.map(drop)
     }
 
-    /// Ids of this node's snapshots that have no name.
-    pub async fn nameless_snapshots(&self, node_uuid: &str) -> Result<Vec<String>, EngineError> {
-        let label = format!("--filter=label={NODE_LABEL}={node_uuid}");
-        let nameless = "--filter=dangling=true";
-        let list = ["images", "--quiet", "--no-trunc", nameless, &label];
-        let listed = self.call(&list, SHORT_TIMEOUT).await?;
-        let ids = listed.lines().map(without_algorithm);
-        Ok(ids.filter(|id| is_id(id)).map(str::to_owned).collect())
+    /// This node's snapshots, once for each of their names.
+    pub async fn snapshot_images(
+        &self,
+        node_uuid: &str,
+    ) -> Result<Vec<SnapshotImage>, EngineError> {
+        self.list_snapshots(node_uuid, &[]).await
     }
+
+    /// This node's snapshots that have no name, and from which no other image began.
+    pub async fn nameless_snapshots(
+        &self,
+        node_uuid: &str,
+    ) -> Result<Vec<SnapshotImage>, EngineError> {
+        let nameless = ["--filter=dangling=true"];
+        self.list_snapshots(node_uuid, &nameless).await
+    }
+
+    async fn list_snapshots(
+        &self,
+        node_uuid: &str,
+        filters: &[&str],
+    ) -> Result<Vec<SnapshotImage>, EngineError> {
+        let label = format!("--filter=label={NODE_LABEL}={node_uuid}");
+        let format = format!(
+            r#"--format={{{{.ID}}}} {{{{.Repository}}}}:{{{{.Tag}}}} {{{{index .Labels "{BYTES_LABEL}"}}}}"#
+        );
+        let list = ["images", "--no-trunc", &format, &label];
+        let listed = self
+            .call(&[&list[..], filters].concat(), SHORT_TIMEOUT)
+            .await?;
+        Ok(listed.lines().filter_map(snapshot_image).collect())
+    }
+}
+
+/// Image in a line of podman's list.
+fn snapshot_image(line: &str) -> Option<SnapshotImage> {
+    let mut fields = line.split_whitespace();
+    let id = without_algorithm(fields.next()?);
+    let name = fields.next()?;
+    let bytes = fields.next().and_then(|bytes| bytes.parse().ok());
+    is_id(id).then(|| SnapshotImage {
+        id: id.to_owned(),
+        name: (!name.contains("<none>")).then(|| name.to_owned()),
+        layer_bytes: bytes.unwrap_or(0),
+    })
 }
 
 /// Whether podman did not remove an image because a container uses it.
@@ -232,7 +297,26 @@ mod tests {
             labels(r#"{"labels": {"cynode.snapshot": "a", "cynode.snapshot-bytes": "4096"}}"#);
         assert_eq!(own.layer_bytes("a"), 4096);
         assert_eq!(own.layer_bytes("b"), 0);
+        assert!(own.is_of("a") && !own.is_of("b"));
         assert_eq!(labels(r#"{"labels": null}"#).layer_bytes("a"), 0);
+    }
+
+    #[test]
+    fn list_of_snapshots_is_read() {
+        let id = "0123456789abcdef".repeat(4);
+        let image = |name: Option<&str>, layer_bytes| SnapshotImage {
+            id: id.clone(),
+            name: name.map(str::to_owned),
+            layer_bytes,
+        };
+        let named = format!("sha256:{id} localhost/cynode-snapshots/u:a 4096");
+        let name = Some("localhost/cynode-snapshots/u:a");
+        assert_eq!(snapshot_image(&named), Some(image(name, 4096)));
+        let nameless = format!("sha256:{id} <none>:<none> ");
+        assert_eq!(snapshot_image(&nameless), Some(image(None, 0)));
+        for other in ["", "abc localhost/x:1 5", &id] {
+            assert_eq!(snapshot_image(other), None, "{other}");
+        }
     }
 
     #[test]

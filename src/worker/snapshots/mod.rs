@@ -11,10 +11,12 @@
 //!
 //! A snapshot exists once the directory has its name and the image has its own; [`save()`] makes them in this order. What
 //! a process that was killed has left of one before is removed by the next start ([`recover`]): directories without a
-//! record or whose image has another id, images without a name, and the container that was being committed.
+//! record, those whose image has no name or whose name another image has, images without a name, and the container that
+//! was being committed. What can't be read, or whose image is not found, stays: a user's files are not removed for want
+//! of an answer.
 //!
 //! One is made or removed at a time. Those of all users together are bounded by `--snapshot-quota` and by number, so
-//! that the node's report can name them.
+//! that the node's report can name them; those of one user by number, too.
 
 mod api;
 mod remove;
@@ -34,6 +36,7 @@ use crate::{
         snapshots::StoredSnapshot,
     },
     data_dir::make_private_dir,
+    engine::{EngineError, SnapshotImage},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -51,6 +54,8 @@ use uuid::Uuid;
 
 /// Most snapshots of a node: a report names at most 64 images of `localhost/`.
 const MAX_SNAPSHOTS: usize = 48;
+/// Most snapshots of a user on a node, so that one leaves some to others.
+const MAX_SNAPSHOTS_PER_USER: usize = 16;
 /// Start of the name of a directory that is not complete.
 const UNFINISHED_PREFIX: &str = ".new-";
 const RECORD_FILE: &str = "record.json";
@@ -72,12 +77,38 @@ pub(super) struct Snapshots {
     quota: u64,
     /// By the id of the image.
     known: Mutex<BTreeMap<String, StoredSnapshot>>,
+    /// Bytes of the images of removed and replaced ones that containers still use, by id. After a start they count once
+    /// they have been looked for.
+    retired: Mutex<BTreeMap<String, u64>>,
     /// Permit to make or remove one.
     turn: Semaphore,
-    /// Whether an earlier process has left something here.
-    has_content: bool,
-    /// Whether an image without a name could not be removed.
-    has_nameless: AtomicBool,
+    /// What is to be cleared up.
+    due: Due,
+}
+
+/// What is to be cleared up, by who has the turn. All of it at the start: an earlier process may have left anything.
+struct Due {
+    /// The container that was committed.
+    container: AtomicBool,
+    /// Comparison of the directories with podman's images.
+    records: AtomicBool,
+    /// Images without a name.
+    nameless: AtomicBool,
+}
+
+impl Due {
+    fn all() -> Self {
+        Self {
+            container: AtomicBool::new(true),
+            records: AtomicBool::new(true),
+            nameless: AtomicBool::new(true),
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        let all = [&self.container, &self.records, &self.nameless];
+        all.iter().any(|one| one.load(Ordering::Relaxed))
+    }
 }
 
 impl Snapshots {
@@ -87,25 +118,28 @@ impl Snapshots {
         let (mut known, mut unfinished) = (BTreeMap::new(), Vec::new());
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
-            match read_record(&entry.path()) {
-                Ok(snapshot) if entry.file_name() == snapshot.image_id.as_str() => {
+            let path = entry.path();
+            match read_entry(&entry) {
+                Ok(Some(snapshot)) => {
                     known.insert(snapshot.image_id.clone(), snapshot);
                 }
-                Ok(_) => unfinished.push(entry.path()),
-                Err(error) => {
-                    let path = entry.path();
-                    tracing::info!(path = %path.display(), %error, "unfinished snapshot removed");
+                Ok(None) => {
+                    tracing::info!(path = %path.display(), "unfinished snapshot removed");
                     unfinished.push(path);
+                }
+                // Such as a disk's fault, or a record of a later version.
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "snapshot can't be read; left alone");
                 }
             }
         }
         let snapshots = Self {
-            has_content: !known.is_empty() || !unfinished.is_empty(),
             dir,
             quota,
             known: known.into(),
+            retired: Mutex::default(),
             turn: Semaphore::new(1),
-            has_nameless: AtomicBool::new(false),
+            due: Due::all(),
         };
         Ok((snapshots, unfinished))
     }
@@ -115,11 +149,17 @@ impl Snapshots {
         self.known.lock().values().cloned().collect()
     }
 
-    /// Number of snapshots, and their bytes.
+    /// Number of snapshots, and their bytes with those of removed ones that are still in use.
     pub(super) fn totals(&self) -> (usize, u64) {
+        let retired = self.retired_bytes();
         let known = self.known.lock();
         let bytes = known.values().map(|snapshot| snapshot.size_bytes);
-        (known.len(), bytes.fold(0, u64::saturating_add))
+        (known.len(), bytes.fold(retired, u64::saturating_add))
+    }
+
+    fn retired_bytes(&self) -> u64 {
+        let retired = self.retired.lock();
+        retired.values().copied().fold(0, u64::saturating_add)
     }
 
     /// Takes the turn to make or remove one.
@@ -132,8 +172,19 @@ impl Snapshots {
 
     /// Bytes that a snapshot of this name may take; an earlier one of the name makes room for it.
     fn budget(&self, image: &ImageRef) -> Result<u64, Problem> {
+        let retired = self.retired_bytes();
         let known = self.known.lock();
         let others = known.values().filter(|known| known.image != image.as_str());
+        let owner = repository(image.as_str());
+        let own = others
+            .clone()
+            .filter(|other| repository(&other.image) == owner);
+        if own.count() >= MAX_SNAPSHOTS_PER_USER {
+            let detail = format!(
+                "this user has {MAX_SNAPSHOTS_PER_USER} snapshots on this node, which is the maximum for one user; remove some first, or make one of a name that exists"
+            );
+            return Err(Problem::new(ProblemKind::InsufficientStorage, detail));
+        }
         let sizes: Vec<u64> = others.map(|other| other.size_bytes).collect();
         if sizes.len() >= MAX_SNAPSHOTS {
             let detail = format!(
@@ -141,7 +192,7 @@ impl Snapshots {
             );
             return Err(Problem::new(ProblemKind::InsufficientStorage, detail));
         }
-        let used = sizes.into_iter().fold(0, u64::saturating_add);
+        let used = sizes.into_iter().fold(retired, u64::saturating_add);
         let left = self.quota.saturating_sub(used);
         if left == 0 {
             return Err(self.over_quota(left));
@@ -153,7 +204,7 @@ impl Snapshots {
     fn over_quota(&self, left: u64) -> Problem {
         let (left, quota) = (left >> 20, ByteSize(self.quota));
         let detail = format!(
-            "the snapshot needs more than the {left} MiB that are left of this node's {quota} for snapshots; remove others, remove files in the sandbox, or have the node's operator raise --snapshot-quota"
+            "the snapshot needs more than the {left} MiB that are left of this node's {quota} for snapshots; remove others, delete sandboxes that began from replaced ones, remove files in the sandbox, or have the node's operator raise --snapshot-quota"
         );
         Problem::new(ProblemKind::InsufficientStorage, detail)
     }
@@ -187,6 +238,28 @@ impl Snapshots {
     }
 }
 
+/// Image of a snapshot without its name: the same for all of a user.
+fn repository(image: &str) -> &str {
+    image
+        .rsplit_once(':')
+        .map_or(image, |(repository, _)| repository)
+}
+
+/// Reads a directory of a snapshot; `None` for one that is not complete.
+fn read_entry(entry: &fs::DirEntry) -> io::Result<Option<StoredSnapshot>> {
+    let name = entry.file_name();
+    let prefix = UNFINISHED_PREFIX.as_bytes();
+    if name.as_encoded_bytes().starts_with(prefix) {
+        return Ok(None);
+    }
+    match read_record(&entry.path()) {
+        Ok(snapshot) if name == snapshot.image_id.as_str() => Ok(Some(snapshot)),
+        Ok(_) => Err(io::Error::other("its record is of another image")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads the record of a directory that is complete.
 fn read_record(dir: &Path) -> io::Result<StoredSnapshot> {
     let text = fs::read(dir.join(RECORD_FILE))?;
@@ -198,65 +271,127 @@ fn read_record(dir: &Path) -> io::Result<StoredSnapshot> {
     Ok(record.snapshot)
 }
 
-/// Removes what an earlier process has left half made or half removed.
-pub(super) async fn recover(ctx: Arc<WorkerContext>) {
-    let snapshots = &ctx.snapshots;
-    let Ok(_turn) = snapshots.turn.acquire().await else {
-        return;
-    };
-    if !snapshots.has_content {
-        return;
-    }
-    ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
-    for snapshot in snapshots.list() {
-        match ctx.engine.snapshot_image_id(&snapshot.image).await {
-            Ok(Some(id)) if id == snapshot.image_id => {}
-            Ok(_) => {
-                tracing::warn!(image = snapshot.image, "snapshot without its image removed");
-                let dir = snapshots.forget(&snapshot.image_id);
-                ctx.trash.add(dir, None);
-            }
-            Err(error) => {
-                tracing::warn!(image = snapshot.image, %error, "image of a snapshot not found out; kept");
-            }
-        }
-    }
-    remove_nameless(&ctx).await;
+/// What podman's images say of a snapshot whose directory is complete.
+#[derive(PartialEq, Eq, Debug)]
+enum Fate {
+    /// It is complete.
+    Whole,
+    /// Another image has its name, or its image has none: it was replaced, or never got its name or lost it to a removal.
+    Over,
+    /// Nothing is known of its image. That is no proof that it is gone: podman may have been asked in another storage.
+    Missing,
 }
 
-/// Tries again to remove images without a name that containers used.
+fn fate(snapshot: &StoredSnapshot, images: &[SnapshotImage]) -> Fate {
+    let is_named = |image: &&SnapshotImage| image.name.as_ref() == Some(&snapshot.image);
+    if let Some(named) = images.iter().find(is_named) {
+        return match named.id == snapshot.image_id {
+            true => Fate::Whole,
+            false => Fate::Over,
+        };
+    }
+    let is_nameless = |image: &SnapshotImage| image.name.is_none() && image.id == snapshot.image_id;
+    match images.iter().any(is_nameless) {
+        true => Fate::Over,
+        false => Fate::Missing,
+    }
+}
+
+/// Removes what an earlier process has left half made or half removed.
+pub(super) async fn recover(ctx: Arc<WorkerContext>) {
+    if let Ok(_turn) = ctx.snapshots.turn.acquire().await {
+        clear_up(&ctx).await;
+    }
+}
+
+/// Tries again to remove what could not be removed: images without a name that containers used, and the container that
+/// was committed.
 pub(super) async fn retry_nameless(ctx: &WorkerContext) {
-    if ctx.snapshots.has_nameless.load(Ordering::Relaxed)
+    if ctx.snapshots.due.is_any()
         && let Ok(_turn) = ctx.snapshots.try_turn()
     {
+        clear_up(ctx).await;
+    }
+}
+
+async fn clear_up(ctx: &WorkerContext) {
+    let due = &ctx.snapshots.due;
+    if due.container.load(Ordering::Relaxed) {
+        discard_container(ctx).await;
+    }
+    if due.nameless.load(Ordering::Relaxed) || due.records.load(Ordering::Relaxed) {
         remove_nameless(ctx).await;
     }
 }
 
+/// Removes the container that was committed; what fails is tried again later.
+async fn discard_container(ctx: &WorkerContext) {
+    let is_gone = ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
+    let due = &ctx.snapshots.due.container;
+    due.store(!is_gone, Ordering::Relaxed);
+}
+
+/// Compares the directories with podman's images, and forgets those that are over.
+async fn compare(ctx: &WorkerContext) -> Result<(), EngineError> {
+    let snapshots = &ctx.snapshots;
+    let known = snapshots.list();
+    if !known.is_empty() {
+        let images = ctx.engine.snapshot_images(&ctx.node_uuid).await?;
+        for snapshot in known {
+            let image = &snapshot.image;
+            match fate(&snapshot, &images) {
+                Fate::Whole => {}
+                Fate::Over => {
+                    tracing::info!(image, "incomplete or replaced snapshot removed");
+                    ctx.trash.add(snapshots.forget(&snapshot.image_id), None);
+                }
+                Fate::Missing => {
+                    tracing::warn!(
+                        image,
+                        "podman has no image of this snapshot; its files are kept until its user removes it"
+                    );
+                }
+            }
+        }
+    }
+    snapshots.due.records.store(false, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Removes images of snapshots that have no name any more, unless a container uses them.
 async fn remove_nameless(ctx: &WorkerContext) {
-    let mut has_more = false;
+    let due = &ctx.snapshots.due;
+    due.nameless.store(true, Ordering::Relaxed);
+    // First: of a snapshot whose image is removed here nothing would say that it is over.
+    if due.records.load(Ordering::Relaxed)
+        && let Err(error) = compare(ctx).await
+    {
+        tracing::warn!(%error, "images of snapshots not listed; retrying");
+        return;
+    }
     let nameless = match ctx.engine.nameless_snapshots(&ctx.node_uuid).await {
         Ok(nameless) => nameless,
         Err(error) => {
             tracing::warn!(%error, "images of removed snapshots not listed; retrying");
-            ctx.snapshots.has_nameless.store(true, Ordering::Relaxed);
             return;
         }
     };
-    for id in nameless {
+    let mut retired = BTreeMap::new();
+    for SnapshotImage {
+        id, layer_bytes, ..
+    } in nameless
+    {
         match ctx.engine.remove_snapshot_image(&id).await {
             Ok(()) => tracing::info!(id, "image of a removed snapshot removed"),
             // Such as one that a sandbox was begun from.
             Err(error) => {
                 tracing::debug!(id, %error, "image of a removed snapshot not removed; retrying");
-                has_more = true;
+                retired.insert(id, layer_bytes);
             }
         }
     }
-    ctx.snapshots
-        .has_nameless
-        .store(has_more, Ordering::Relaxed);
+    due.nameless.store(!retired.is_empty(), Ordering::Relaxed);
+    *ctx.snapshots.retired.lock() = retired;
 }
 
 #[cfg(test)]

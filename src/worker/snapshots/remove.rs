@@ -16,13 +16,17 @@ use tokio::time::{Instant, sleep};
 const WARM_END_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Removes the snapshot of this name: its image first, while whose name is there the snapshot exists.
+/// Removes the snapshot of this name: its image first, while whose name is there the snapshot exists. An image without a
+/// directory is removed, too, such as one whose directory could not be read; and a directory without an image.
 pub(super) async fn remove(ctx: &Arc<WorkerContext>, image: &ImageRef) -> Result<(), Problem> {
     let snapshots = &ctx.snapshots;
     let _turn = snapshots.try_turn()?;
     let ids = snapshots.ids_of(image);
     if ids.is_empty() {
-        return Err(Problem::not_found("snapshot"));
+        let found = ctx.engine.has_snapshot(&ctx.node_uuid, image.as_str());
+        if !found.await.map_err(|error| not_removed(image, &error))? {
+            return Err(Problem::not_found("snapshot"));
+        }
     }
     let removed = remove_image(ctx, image).await;
     removed.map_err(|error| not_removed(image, &error))?;

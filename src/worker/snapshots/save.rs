@@ -3,7 +3,9 @@
 //! The files are copied one after the other: what a command writes meanwhile is in the snapshot or not, file by file. A
 //! sandbox that ends meanwhile loses its files under the copy, so it has to run still when all are copied.
 
-use super::{RECORD_FILE, RECORD_VERSION, Record, WORKSPACE_DIR, remove_nameless};
+use super::{
+    RECORD_FILE, RECORD_VERSION, Record, WORKSPACE_DIR, discard_container, remove_nameless,
+};
 use crate::{
     api::{
         error::ApiError,
@@ -24,7 +26,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::task::spawn_blocking;
@@ -33,8 +35,8 @@ use tokio::task::spawn_blocking;
 const COPY_TIMEOUT: Duration = Duration::from_mins(30);
 /// Bytes beyond the reserve that a snapshot leaves free: it stops before the disk guard ends a job for want of them.
 const HEADROOM_BYTES: u64 = 256 << 20;
-/// Interval at which the disk is looked at meanwhile.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which the disk is looked at meanwhile: shorter than that of the disk guard.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Image of a snapshot that has no name yet, and the space that it takes with its workspace.
 struct Committed {
@@ -55,7 +57,7 @@ pub(in crate::worker) async fn save(
     let dir = ctx.snapshots.new_dir();
     tracing::info!(%image, job = %job.accepted.job_id, "making a snapshot");
     let committed = commit_watched(api, job, &dir, budget).await;
-    ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
+    discard_container(ctx).await;
     let saved = match committed {
         Ok(committed) => publish(ctx, &dir, image, committed).await,
         Err(error) => Err(error),
@@ -90,11 +92,11 @@ async fn commit_watched(
     let mut committing = committing.boxed();
     tokio::select! {
         committed = &mut committing => committed,
-        problem = reason_to_stop(api) => {
+        reason = reason_to_stop(api) => {
             // Blocks until the process that works has ended.
             let ended = spawn_blocking(move || drop(committing)).await;
             ended.map_err(ApiError::internal)?;
-            Err(problem.into())
+            Err(reason)
         }
     }
 }
@@ -209,12 +211,14 @@ fn reserve(ctx: &WorkerContext) -> u64 {
 /// Fails unless there is room for a layer of so many bytes beside the copy that it is made from: podman writes an archive
 /// of it to the data directory, and unpacks that in its storage. Both may be on one disk.
 async fn ensure_room(ctx: &Arc<WorkerContext>, bytes: u64) -> Result<(), ApiError> {
+    ensure_reserve(ctx, [bytes, bytes.saturating_mul(2)]).await
+}
+
+/// Fails unless the reserve is left when so many bytes come to the data directory and to podman's storage.
+async fn ensure_reserve(ctx: &Arc<WorkerContext>, coming: [u64; 2]) -> Result<(), ApiError> {
     let look = move |ctx: &WorkerContext| -> io::Result<Option<Shortage>> {
-        let coming = [
-            (StorageArea::State, bytes),
-            (StorageArea::Images, bytes.saturating_mul(2)),
-        ];
-        for (area, bytes) in coming {
+        let areas = [StorageArea::State, StorageArea::Images];
+        for (area, bytes) in areas.into_iter().zip(coming) {
             let space = ctx.disk.dir(area).space()?;
             if let Some(shortage) = space.shortage_with(reserve(ctx), bytes) {
                 return Ok(Some(shortage));
@@ -252,16 +256,29 @@ async fn publish(
     let written = written.map_err(io::Error::from).flatten();
     written.map_err(disk_failed)?;
     snapshots.insert(snapshot.clone());
-    let tagged = ctx.engine.tag_image(&snapshot.image_id, image.as_str());
-    if let Err(error) = tagged.await {
-        let dir = snapshots.forget(&snapshot.image_id);
-        ctx.trash.add(dir, None);
-        return Err(engine_failed(error));
-    }
+    name_image(ctx, &snapshot).await?;
     for id in earlier {
         ctx.trash.add(snapshots.forget(&id), None);
     }
     Ok(snapshot)
+}
+
+/// Gives the image of a snapshot its name.
+async fn name_image(ctx: &WorkerContext, snapshot: &StoredSnapshot) -> Result<(), ApiError> {
+    let StoredSnapshot {
+        image, image_id, ..
+    } = snapshot;
+    let Err(error) = ctx.engine.tag_image(image_id, image).await else {
+        return Ok(());
+    };
+    // A call that was ended at its time limit may have done it.
+    match ctx.engine.snapshot_image_id(image).await {
+        Ok(Some(id)) if id == *image_id => return Ok(()),
+        Ok(Some(_)) => ctx.trash.add(ctx.snapshots.forget(image_id), None),
+        // Either this one or the earlier one is it. Both stay until podman's list of images tells.
+        Ok(None) | Err(_) => ctx.snapshots.due.records.store(true, Ordering::Relaxed),
+    }
+    Err(engine_failed(error))
 }
 
 /// Completes the directory of a snapshot. It survives a loss of power from then on, with all of its files.
@@ -277,16 +294,16 @@ fn write_record(from: &Path, to: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// Waits for what ends a snapshot that is being made: too little space, or a shutdown.
-async fn reason_to_stop(api: &Api) -> Problem {
+async fn reason_to_stop(api: &Api) -> ApiError {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         if api.is_closing() {
             let detail = "this node is shutting down; make the snapshot again later";
-            return Problem::new(ProblemKind::Unavailable, detail);
+            return Problem::new(ProblemKind::Unavailable, detail).into();
         }
-        let space = api.ctx.probe_disk(|ctx| ctx.disk.ensure_space()).await;
-        if let Err(problem) = space.flatten() {
-            return problem;
+        // The disk guard ends a job at the plain reserve.
+        if let Err(reason) = ensure_reserve(&api.ctx, [0; 2]).await {
+            return reason;
         }
     }
 }
