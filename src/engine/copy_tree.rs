@@ -9,13 +9,16 @@
 //!
 //! | entry | |
 //! |---|---|
-//! | directory, regular file | mode and time of change; hard links become separate files, and holes stay holes |
+//! | directory, regular file | mode and time of change; hard links become separate files, holes stay holes |
 //! | symbolic link | as it is |
 //! | whiteout (device 0:0) | in an upper directory: the file of the image was removed |
 //! | FIFO, socket, other device | left out |
 //!
 //! In an upper directory owners, setuid and setgid stay, and the attribute by which overlay hides a directory of the
 //! image. In a workspace everything belongs to the process that copies: podman gives it to the image's user later.
+//!
+//! A workspace counts with the space that its copy takes. An upper directory counts with what the image takes that
+//! podman makes of the copy: its archive has each hole written out, a header for each entry, and the targets of links.
 
 mod budget;
 mod data;
@@ -75,7 +78,7 @@ pub struct CopyRequest {
     pub to: PathBuf,
     /// Kind of the tree.
     pub kind: CopyKind,
-    /// Most bytes.
+    /// Most bytes, counted as in [`Copied::bytes`].
     pub max_bytes: u64,
     /// Bytes that stay free on the filesystem of `to`, and the same share of its inodes.
     pub min_free: u64,
@@ -84,7 +87,7 @@ pub struct CopyRequest {
 /// Size of a tree that was copied.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Copied {
-    /// Bytes of whole blocks.
+    /// Bytes of whole blocks; those of an upper directory with its holes and a header for each entry.
     pub bytes: u64,
     /// Entries.
     pub entries: u64,
@@ -214,7 +217,7 @@ impl TreeCopy<'_> {
         name: &CStr,
         path: &[u8],
     ) -> Result<(), CopyError> {
-        self.count_entry()?;
+        self.count_entry(path)?;
         let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(error) if is_vanished(error) => return Ok(()),
             stat => stat.map_err(|error| failure(path, error))?,
@@ -225,7 +228,10 @@ impl TreeCopy<'_> {
             FileType::Symlink => self.copy_link((from, to), name, &stat, path),
             FileType::CharacterDevice if self.is_upper() && stat.st_rdev == 0 => {
                 let kind = FileType::CharacterDevice;
-                mknodat(to, name, kind, Mode::empty(), 0).map_err(|error| failure(path, error))
+                match mknodat(to, name, kind, Mode::empty(), 0) {
+                    Err(Errno::EXIST) => Ok(()),
+                    made => made.map_err(|error| failure(path, error)),
+                }
             }
             _ => Ok(()),
         }
@@ -297,14 +303,22 @@ impl TreeCopy<'_> {
     }
 
     fn copy_link(
-        &self,
+        &mut self,
         (from, to): (&OwnedFd, &OwnedFd),
         name: &CStr,
         stat: &Stat,
         path: &[u8],
     ) -> Result<(), CopyError> {
+        let target = match readlinkat(from, name, Vec::<u8>::new()) {
+            // It is gone, or no link any more.
+            Err(Errno::INVAL) => return Ok(()),
+            Err(error) if is_vanished(error) => return Ok(()),
+            target => target.map_err(|error| failure(path, error))?,
+        };
+        if self.is_upper() {
+            self.count_bytes(target.as_bytes().len() as u64)?;
+        }
         let copied = || {
-            let target = readlinkat(from, name, Vec::<u8>::new())?;
             symlinkat(&target, to, name)?;
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             if self.is_upper() {
@@ -314,9 +328,7 @@ impl TreeCopy<'_> {
             utimensat(to, name, &times(stat), flags)
         };
         match copied() {
-            // It is gone, no link any more, or there already.
-            Err(error) if is_vanished(error) => Ok(()),
-            Err(Errno::INVAL | Errno::EXIST) => Ok(()),
+            Err(Errno::EXIST) => Ok(()),
             copied => copied.map_err(|error| failure(path, error)),
         }
     }
@@ -352,6 +364,12 @@ fn failure(path: &[u8], error: impl Into<io::Error>) -> CopyError {
         return CopyError::NoSpace(error.to_string());
     }
     let text = format!("{} can't be copied: {error}", quoted(path));
+    if is(Errno::AGAIN) {
+        return CopyError::Refused(format!(
+            "{} can't be opened: a process has a lease on it (F_SETLEASE), or renames files all the time; end that one, and try again",
+            quoted(path)
+        ));
+    }
     if is(Errno::NAMETOOLONG) || is(Errno::FBIG) {
         return CopyError::Refused(text);
     }

@@ -28,8 +28,16 @@ impl TreeCopy<'_> {
         if size == 0 {
             return Ok(());
         }
+        if self.is_upper() {
+            // All of it at once, and before it is written: in the image there are no holes.
+            self.count_bytes(size.next_multiple_of(BLOCK_BYTES))?;
+        }
         if self.can_clone {
             match ioctl_ficlone(target, source) {
+                // Not what the source has grown by since.
+                Ok(()) if self.is_upper() => {
+                    return ftruncate(target, size).map_err(|error| failure(path, error));
+                }
                 Ok(()) => {
                     // Of the copy: the source may have grown since it was looked at.
                     let stat = fstat(target).map_err(|error| failure(path, error))?;
@@ -69,7 +77,12 @@ impl TreeCopy<'_> {
                 // It was cut meanwhile.
                 break;
             }
-            self.spend(copied.next_multiple_of(BLOCK_BYTES))?;
+            let written = copied.next_multiple_of(BLOCK_BYTES);
+            if self.is_upper() {
+                self.note_written(written)?;
+            } else {
+                self.spend(written)?;
+            }
             left = left.saturating_sub(copied);
         }
         Ok(())

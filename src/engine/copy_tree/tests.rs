@@ -143,6 +143,51 @@ fn holes_stay_holes() {
 }
 
 #[test]
+fn holes_of_upper_count() {
+    let trees = Trees::new();
+    let sparse = File::create(trees.from("sparse")).unwrap();
+    sparse.set_len(1 << 30).unwrap();
+    let request = trees.request(CopyKind::Upper, 1 << 20);
+    assert_eq!(copy_tree(&request), Err(CopyError::TooLarge));
+    let copy = fs::symlink_metadata(trees.to("sparse"));
+    assert!(copy.is_ok_and(|copy| copy.len() == 0 && copy.blocks() == 0));
+    fs::remove_file(trees.to("sparse")).unwrap();
+    let copied = trees.copy(CopyKind::Upper).unwrap();
+    assert!(copied.bytes >= 1 << 30, "{copied:?}");
+    assert!(copied.bytes < (1 << 30) + (1 << 20), "{copied:?}");
+}
+
+#[test]
+fn content_of_upper_counts_once() {
+    let trees = Trees::new();
+    fs::write(trees.from("file"), vec![1; 1 << 20]).unwrap();
+    let copied = trees.copy(CopyKind::Upper).unwrap();
+    assert!(copied.bytes >= 1 << 20, "{copied:?}");
+    assert!(copied.bytes < (1 << 20) + (64 << 10), "{copied:?}");
+    assert_eq!(fs::read(trees.to("file")).unwrap(), vec![1; 1 << 20]);
+}
+
+#[test]
+fn entries_and_links_of_upper_count() {
+    let target = "x".repeat(1000);
+    for (kind, at_least) in [(CopyKind::Workspace, 0), (CopyKind::Upper, 20_000)] {
+        let trees = Trees::new();
+        for n in 0..10 {
+            symlink(&target, trees.from(&n.to_string())).unwrap();
+        }
+        let copied = trees.copy(kind).unwrap();
+        assert!(copied.bytes >= at_least, "{copied:?}");
+        assert!(copied.bytes < at_least + 1000, "{copied:?}");
+    }
+}
+
+#[test]
+fn file_with_lease_is_refused() {
+    let refused = failure(b"a", Errno::AGAIN);
+    assert!(matches!(refused, CopyError::Refused(text) if text.contains("lease")));
+}
+
+#[test]
 fn too_large_tree_is_refused() {
     let trees = Trees::new();
     fs::write(trees.from("file"), vec![1; 100_000]).unwrap();
@@ -201,6 +246,8 @@ fn whiteouts_stay_in_upper() {
     if mknodat(&at, "gone", FileType::CharacterDevice, Mode::empty(), 0).is_err() {
         return;
     }
+    trees.copy(CopyKind::Upper).unwrap();
+    // A directory may name an entry twice.
     trees.copy(CopyKind::Upper).unwrap();
     let copy = fs::symlink_metadata(trees.to("gone")).unwrap();
     assert_eq!(copy.rdev(), 0);
