@@ -6,7 +6,10 @@
 //! of each image that it lists, so it lists no others.
 
 use super::{EngineError, Images, image_metadata::IndexStamp};
-use crate::{api::image::ImageRef, background};
+use crate::{
+    api::{image::ImageRef, snapshots::is_snapshot},
+    background,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
@@ -20,7 +23,7 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a listing that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
-/// Maximum number of names, so that a report stays small; with more there is no list.
+/// Maximum number of names of snapshots, and of other images, so that a report stays small; with more there is no list.
 const MAX_NAMES: usize = 64;
 /// Longest name, in bytes; with a longer one there is no list.
 const MAX_NAME_BYTES: usize = 256;
@@ -109,23 +112,28 @@ pub(super) fn missing(image: &ImageRef) -> String {
     }
 }
 
+/// The names, unless some of them are missing or too long. Snapshots count for themselves: users make them, and must not
+/// take the place of the operator's images.
 fn complete(names: &[String]) -> Option<Vec<String>> {
     let is_short = |name: &String| name.len() <= MAX_NAME_BYTES;
-    (names.len() <= MAX_NAMES && names.iter().all(is_short)).then(|| names.to_vec())
+    let snapshots = names.iter().filter(|name| is_snapshot(name)).count();
+    let are_few = snapshots <= MAX_NAMES && names.len() - snapshots <= MAX_NAMES;
+    (are_few && names.iter().all(is_short)).then(|| names.to_vec())
 }
 
-/// Names of `localhost/` in podman's list, one more than the maximum at most.
+/// Names of `localhost/` in podman's list: of snapshots and of other images one more than the maximum at most.
 fn local_names(listed: &str) -> Vec<String> {
     let names = listed.lines().map(str::trim);
     let is_local = |name: &&str| name.starts_with("localhost/") && !name.ends_with(":<none>");
-    let mut names: Vec<String> = names
-        .filter(is_local)
-        .take(MAX_NAMES + 1)
-        .map(str::to_owned)
-        .collect();
+    let mut names: Vec<String> = names.filter(is_local).map(str::to_owned).collect();
     names.sort_unstable();
     // An image of two names is in both lists.
     names.dedup();
+    let (mut snapshots, mut names): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| is_snapshot(name));
+    snapshots.truncate(MAX_NAMES + 1);
+    names.truncate(MAX_NAMES + 1);
+    names.append(&mut snapshots);
     names
 }
 
@@ -144,5 +152,22 @@ mod tests {
         assert_eq!(complete(&local_names(&format!("{listed}{long}\n"))), None);
         let many: String = (0..100).map(|n| format!("localhost/x:{n}\n")).collect();
         assert_eq!(complete(&local_names(&many)), None);
+    }
+
+    #[test]
+    fn snapshots_and_repeated_names_leave_room_for_others() {
+        let lines = |name: &str, count: usize| -> String {
+            (0..count).map(|n| format!("{name}:{n}\n")).collect()
+        };
+        let (others, snapshots) = ("localhost/x", "localhost/cynode-snapshots/u");
+        let full = lines(others, MAX_NAMES) + &lines(snapshots, MAX_NAMES);
+        let twice = format!("{full}{full}");
+        let listed = complete(&local_names(&twice)).map(|names| names.len());
+        assert_eq!(listed, Some(2 * MAX_NAMES));
+        for more in ["localhost/y", "localhost/cynode-snapshots/v"] {
+            let names = local_names(&(full.clone() + &lines(more, 100)));
+            assert_eq!(names.len(), 2 * MAX_NAMES + 1);
+            assert_eq!(complete(&names), None, "{more}");
+        }
     }
 }
