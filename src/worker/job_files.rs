@@ -12,6 +12,7 @@ use super::{
 use crate::{
     api::jobs::{JobErrorKind, SandboxSpec, files::JobFile},
     data_dir::make_private_subdir,
+    engine::Copied,
     files::{PRIVATE_MODE, copy_part},
     spool::Spool,
     wait,
@@ -88,11 +89,12 @@ async fn try_place(
             return Err(PlaceError::Failed(reason.to_owned()));
         };
         has_turn.store(true, Ordering::Relaxed);
-        if let Some(image_id) = snapshot {
-            restore(ctx, live, image_id).await?;
-        }
+        let restored = match snapshot {
+            Some(image_id) => restore(ctx, live, image_id).await?,
+            None => Copied::default(),
+        };
         if has_files {
-            place_on_disk(ctx, live, spec).await?;
+            place_on_disk(ctx, live, spec, restored).await?;
         }
         Ok(())
     };
@@ -118,12 +120,12 @@ async fn try_place(
     }
 }
 
-/// Places the workspace of a snapshot, and returns when that has ended: soon after a request to stop.
+/// Places the workspace of a snapshot, and returns its size when that has ended: soon after a request to stop.
 async fn restore(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     image_id: &str,
-) -> Result<(), PlaceError> {
+) -> Result<Copied, PlaceError> {
     let has_content = |spool: &Spool| match fs::read_dir(spool.workspace()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => io::Result::Ok(false),
         entries => Ok(entries?.next().is_some()),
@@ -150,18 +152,20 @@ async fn restore(
     }
 }
 
-/// Places files on a thread that may block, and returns when it has ended: soon after a request to stop.
+/// Places files beside those that were restored, on a thread that may block, and returns when it has ended: soon after a
+/// request to stop.
 async fn place_on_disk(
     ctx: &WorkerContext,
     live: &Arc<LiveJob>,
     spec: &SandboxSpec,
+    restored: Copied,
 ) -> Result<(), PlaceError> {
     let control = Arc::new(Control::default());
     let placing = {
         let (live, control, spec) = (Arc::clone(live), Arc::clone(&control), spec.clone());
         let contents = ctx.contents.clone();
         let limits = Limits {
-            workspace_bytes: ctx.workspace_limit.unwrap_or(u64::MAX),
+            workspace_bytes: bytes_left(ctx.workspace_limit, restored),
             min_free: ctx.disk.min_free,
         };
         spawn_blocking(move || {
@@ -185,6 +189,11 @@ async fn place_on_disk(
         placed = placing => placed.map_err(|error| failed(error.into()))?,
         () = stop => Err(PlaceError::Canceled),
     }
+}
+
+/// Bytes that a workspace may get besides the files that were restored.
+fn bytes_left(limit: Option<u64>, restored: Copied) -> u64 {
+    limit.map_or(u64::MAX, |limit| limit.saturating_sub(restored.bytes))
 }
 
 fn failed(error: io::Error) -> PlaceError {
@@ -223,4 +232,21 @@ fn copy_stdin(content: &File, path: &std::path::Path) -> io::Result<()> {
         .open(path)?;
     while copy_part(content, &file, u64::from(u32::MAX))? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restored_files_share_limit_of_workspace() {
+        let restored = Copied {
+            bytes: 60,
+            entries: 1,
+        };
+        assert_eq!(bytes_left(Some(100), Copied::default()), 100);
+        assert_eq!(bytes_left(Some(100), restored), 40);
+        assert_eq!(bytes_left(Some(50), restored), 0);
+        assert_eq!(bytes_left(None, restored), u64::MAX);
+    }
 }

@@ -3,7 +3,7 @@
 use super::WORKSPACE_DIR;
 use crate::{
     api::size::ByteSize,
-    engine::{CopyError, CopyKind, CopyRequest},
+    engine::{Copied, CopyError, CopyKind, CopyRequest},
     worker::{context::WorkerContext, placement::PlaceError},
 };
 use futures_util::{FutureExt as _, future::BoxFuture};
@@ -13,12 +13,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 const COPY_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Begins to copy the workspace of a snapshot, by the id of its image, to `workspace`, which exists. The copy ends when
-/// it is dropped.
+/// it is dropped. It returns what the workspace has then: the job's own files share its limit.
 pub(in crate::worker) fn begin_restore(
     ctx: &WorkerContext,
     image_id: &str,
     workspace: PathBuf,
-) -> Result<BoxFuture<'static, Result<(), PlaceError>>, PlaceError> {
+) -> Result<BoxFuture<'static, Result<Copied, PlaceError>>, PlaceError> {
     let snapshots = Arc::clone(&ctx.snapshots);
     if !snapshots.is_known(image_id) {
         return Err(removed());
@@ -46,7 +46,7 @@ pub(in crate::worker) fn begin_restore(
             entries = copied.entries,
             "workspace of a snapshot copied"
         );
-        Ok(())
+        Ok(copied)
     };
     Ok(restored.boxed())
 }
