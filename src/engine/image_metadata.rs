@@ -9,7 +9,8 @@
 //! So an answer is valid only while podman's image index has the same [stamp](IndexStamp). A shim whose index has
 //! changed since checks the annotations of its [container](Engine::container_fault) before it runs the command.
 
-use super::{Engine, EngineError};
+use super::{Engine, EngineError, snapshots::NODE_LABEL};
+use crate::api::snapshots::is_snapshot;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
@@ -70,7 +71,8 @@ struct Metadata {
 impl Metadata {
     const FORMAT: &str = r#"--format={"id":{{json .ID}},"annotations":{{json .Annotations}},"labels":{{json .Labels}}}"#;
 
-    fn fault(&self) -> Option<String> {
+    /// Reason why no sandbox may run the image by this name.
+    fn fault(&self, image: &str) -> Option<String> {
         let annotations = self.annotations.iter().flat_map(BTreeMap::keys);
         let labels = self.labels.iter().flat_map(BTreeMap::keys);
         let is_instruction = |name: &&String| {
@@ -80,11 +82,20 @@ impl Metadata {
             return Some(annotation_fault(name));
         }
         let name = annotations
-            .chain(labels)
-            .find(|name| name.starts_with(OWN_PREFIX))?;
-        Some(format!(
-            "it has the label or annotation {name:?}, by which cynode recognizes its own containers"
-        ))
+            .chain(labels.clone())
+            .find(|name| name.starts_with(OWN_PREFIX));
+        if let Some(name) = name {
+            return Some(format!(
+                "it has the label or annotation {name:?}, by which cynode recognizes its own containers"
+            ));
+        }
+        // Files of one user, which another name would show to all.
+        let is_of_snapshot = labels.into_iter().any(|name| name == NODE_LABEL);
+        (is_of_snapshot && !is_snapshot(image)).then(|| {
+            format!(
+                "it has the label {NODE_LABEL:?} of a user's snapshot, and only that user may name it"
+            )
+        })
     }
 }
 
@@ -124,7 +135,7 @@ impl Engine {
         let stamp = self.index_stamp().await;
         let metadata: Option<Metadata> = self.inspect_image_as(Metadata::FORMAT, image).await?;
         Ok(metadata.map(|metadata| ResolvedImage {
-            fault: metadata.fault(),
+            fault: metadata.fault(image),
             id: metadata.id,
             stamp,
         }))
@@ -195,7 +206,19 @@ mod tests {
             annotations: map(annotations),
             labels: map(labels),
         };
-        metadata.fault()
+        metadata.fault("localhost/tool:1")
+    }
+
+    #[test]
+    fn image_of_snapshot_has_no_other_name() {
+        let metadata = Metadata {
+            id: String::new(),
+            annotations: None,
+            labels: Some(BTreeMap::from([(NODE_LABEL.to_owned(), "x".to_owned())])),
+        };
+        let other = metadata.fault("localhost/tool:1");
+        assert!(other.is_some_and(|fault| fault.contains(NODE_LABEL)));
+        assert_eq!(metadata.fault("localhost/cynode-snapshots/u:a"), None);
     }
 
     #[test]

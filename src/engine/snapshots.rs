@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Label of the images of snapshots: the node.
-const NODE_LABEL: &str = "cynode.snapshot";
+pub(super) const NODE_LABEL: &str = "cynode.snapshot";
 /// Label of them: bytes of their layers, those of earlier snapshots among them.
 const BYTES_LABEL: &str = "cynode.snapshot-bytes";
 const CREATE_TIMEOUT: Duration = Duration::from_mins(2);
