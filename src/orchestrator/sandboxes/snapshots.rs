@@ -17,12 +17,13 @@ use crate::{
         },
         time::Time,
     },
+    background::run_to_end,
     identity::Caller,
     orchestrator::{AppState, nodes},
     store::Node,
 };
 use futures_util::future::join_all;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// Time for a node to list its snapshots.
@@ -59,9 +60,9 @@ pub(in crate::orchestrator) async fn list(
 }
 
 /// Deletes a snapshot of the caller. Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503
-/// where its node does not answer.
+/// where its node does not answer. Goes on if the caller hangs up.
 pub(in crate::orchestrator) async fn delete(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     name: String,
     origin: &RequestOrigin,
@@ -71,16 +72,52 @@ pub(in crate::orchestrator) async fn delete(
     }
     let event = caller.audit_event(AuditAction::SnapshotDelete, origin);
     let event = event.to(name.clone());
-    let deleted = delete_everywhere(state, caller.user.id, &name).await;
-    let event = match &deleted {
-        Ok(slugs) => AuditEvent {
-            reason: Some(slugs.join(", ")),
-            ..event
-        },
-        Err(error) => event.refused(error.problem()),
-    };
+    let (shared, user) = (Arc::clone(state), caller.user.id);
+    let deleted = run_to_end("delete_snapshot", async move {
+        delete_and_record(&shared, user, &name, event).await
+    });
+    deleted.await.map_err(ApiError::internal)?
+}
+
+/// Deletes a snapshot, and records what became of it.
+async fn delete_and_record(
+    state: &AppState,
+    user: UserId,
+    name: &str,
+    event: AuditEvent,
+) -> Result<(), ApiError> {
+    let deletion = delete_everywhere(state, user, name).await;
+    let deletion = deletion.unwrap_or_else(|error| Deletion {
+        slugs: Vec::new(),
+        failure: Some(error),
+    });
+    let event = deletion.describe(event);
     state.identity.record_audit(event).await?;
-    deleted.map(drop)
+    deletion.failure.map_or(Ok(()), Err)
+}
+
+/// What became of a snapshot that was to be deleted.
+#[derive(Debug, Default)]
+struct Deletion {
+    /// Slugs of the nodes that have deleted it.
+    slugs: Vec<String>,
+    /// Why it is not gone everywhere.
+    failure: Option<ApiError>,
+}
+
+impl Deletion {
+    /// Event that says what became of it: also after a failure, where it is gone.
+    fn describe(&self, event: AuditEvent) -> AuditEvent {
+        let slugs = self.slugs.join(", ");
+        let Some(error) = &self.failure else {
+            return event.with_details(slugs);
+        };
+        if slugs.is_empty() {
+            return event.refused(error.problem());
+        }
+        let kind = error.kind().slug();
+        event.failed(&format!("{kind}; deleted on {slugs}"))
+    }
 }
 
 /// Fails where an image is a snapshot of this user that no node has. A node that can't tell all its images may have it.
@@ -200,31 +237,41 @@ pub(super) fn shown(slug: &str, user: UserId, stored: &StoredSnapshot) -> Option
     })
 }
 
-/// Deletes a snapshot on each node that has it; their slugs.
+/// Deletes a snapshot on each node that has it. One that fails does not keep it on the others; the first failure counts.
 async fn delete_everywhere(
     state: &AppState,
     user: UserId,
     name: &str,
-) -> Result<Vec<String>, ApiError> {
+) -> Result<Deletion, ApiError> {
     let image = image_of(user, name);
     let found = find(state, user).await?;
     let holders = found.snapshots.iter();
     let holders = holders.filter(|(_, snapshot)| snapshot.name == name);
-    let mut deleted = Vec::new();
+    let mut deletion = Deletion::default();
     for (node, _) in holders {
-        delete_at(state, node, &image).await?;
-        note(state, node, &image, false).await;
-        tracing::info!(node = node.slug, image, "snapshot deleted");
-        deleted.push(node.slug.clone());
+        let slug = &node.slug;
+        match delete_at(state, node, &image).await {
+            Ok(()) => {
+                note(state, node, &image, false).await;
+                tracing::info!(node = slug, image, "snapshot deleted");
+                deletion.slugs.push(slug.clone());
+            }
+            Err(error) => {
+                let reason = &error.problem().detail;
+                tracing::info!(node = slug, image, reason, "snapshot not deleted");
+                deletion.failure.get_or_insert(error);
+            }
+        }
     }
-    if !deleted.is_empty() {
-        return Ok(deleted);
+    if deletion.slugs.is_empty() && deletion.failure.is_none() {
+        let may_have = |node: &&Node| node.capability.has_local_image(&image);
+        let problem = match found.unreachable.iter().find(may_have) {
+            Some(node) => silent(&node.slug),
+            None => Problem::unknown_snapshot(name),
+        };
+        deletion.failure = Some(problem.into());
     }
-    let may_have = |node: &&Node| node.capability.has_local_image(&image);
-    match found.unreachable.iter().find(may_have) {
-        Some(node) => Err(silent(&node.slug).into()),
-        None => Err(Problem::unknown_snapshot(name).into()),
-    }
+    Ok(deletion)
 }
 
 async fn delete_at(state: &AppState, node: &Node, image: &str) -> Result<(), ApiError> {
@@ -254,6 +301,28 @@ fn silent(slug: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::audit::AuditOutcome;
+
+    #[test]
+    fn audit_names_nodes_that_deleted() {
+        let describe = |slugs: &[&str], failure: Option<Problem>| {
+            let deletion = Deletion {
+                slugs: slugs.iter().map(|&slug| slug.to_owned()).collect(),
+                failure: failure.map(ApiError::from),
+            };
+            let event = AuditEvent::new(AuditAction::SnapshotDelete, Time::now(), None);
+            let event = deletion.describe(event);
+            (event.outcome, event.reason.unwrap_or_default())
+        };
+        let success = (AuditOutcome::Success, "a, b".to_owned());
+        assert_eq!(describe(&["a", "b"], None), success);
+        let kind = ProblemKind::Unavailable.slug();
+        let (outcome, reason) = describe(&["a"], Some(silent("b")));
+        assert_eq!(outcome, AuditOutcome::Failure);
+        assert_eq!(reason, format!("{kind}; deleted on a"));
+        let (outcome, reason) = describe(&[], Some(silent("b")));
+        assert_eq!((outcome, reason.as_str()), (AuditOutcome::Failure, kind));
+    }
 
     #[test]
     fn only_valid_snapshots_of_user_count() {
