@@ -23,7 +23,7 @@ use super::{
     node_address::HttpClients,
     node_backoff::NodeBackoff,
     reconciler::NodeReconciler,
-    sandboxes::PassLimits,
+    sandboxes::{PassLimits, SnapshotClaims},
     sends::Sends,
     slots::SlotLimits,
     task_watch::TaskWatches,
@@ -61,6 +61,8 @@ pub(crate) struct AppState {
     pub(super) log_limits: LogLimits,
     /// Calls that pass to sandboxes.
     pub(super) pass_limits: PassLimits,
+    /// Snapshots that are being made.
+    pub(super) snapshot_claims: SnapshotClaims,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
     pub(super) shutdown: Shutdown,
@@ -153,6 +155,7 @@ impl AppState {
             usage: UsageRecorder::default(),
             log_limits: LogLimits::default(),
             pass_limits: PassLimits::default(),
+            snapshot_claims: SnapshotClaims::default(),
             log_archive: Arc::new(logs),
             metrics: Metrics::default(),
             shutdown,

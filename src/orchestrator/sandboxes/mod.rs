@@ -9,6 +9,7 @@
 
 mod answer;
 mod body;
+mod claims;
 mod limits;
 mod pass;
 mod snapshot;
@@ -17,6 +18,7 @@ mod target;
 mod upgraded;
 mod view;
 
+pub(super) use claims::SnapshotClaims;
 pub(super) use limits::PassLimits;
 pub(super) use pass::{PassCaller, PassedCall, exec, pass, terminal};
 pub(super) use snapshot::take as take_snapshot;

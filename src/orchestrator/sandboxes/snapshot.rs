@@ -17,12 +17,14 @@ use super::{
 };
 use crate::{
     api::{
+        UserId,
         audit::{AuditAction, RequestOrigin},
         error::ApiError,
         nodes::{check_slug, features},
         problem::{Problem, ProblemKind},
         snapshots::{CreateSnapshot, SaveSnapshot, Snapshot, StoredSnapshot, image_of},
     },
+    background::run_to_end,
     errors,
     http::request::parse_json,
     orchestrator::{
@@ -48,8 +50,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Saves the workspace and the changed files of a sandbox as a snapshot of its user, which replaces one of this name on
 /// the same node.
 ///
-/// Fails with 410 where the sandbox has ended, and with 409 where the user has this name on another node, or the node
-/// can't make snapshots.
+/// Fails with 410 where the sandbox has ended, and with 409 where the user has this name on another node, one of this name
+/// is being made, or the node can't make snapshots.
 pub(in crate::orchestrator) async fn take(
     state: &Arc<AppState>,
     caller: PassCaller,
@@ -58,7 +60,7 @@ pub(in crate::orchestrator) async fn take(
     origin: &RequestOrigin,
 ) -> Result<Snapshot, ApiError> {
     check_slug("/name", &create.name)?;
-    let _permit = state.pass_limits.acquire(caller.caller.user.id)?;
+    let permit = state.pass_limits.acquire(caller.caller.user.id)?;
     let stored = find(state, &caller.caller, name).await?;
     let owner = stored.user;
     let id = stored.id.to_string();
@@ -66,15 +68,34 @@ pub(in crate::orchestrator) async fn take(
     let node = state.store.node_get(target.node).await?;
     let node = node.ok_or_else(|| pass::silent("that has the sandbox"))?;
     let image = image_of(owner, &create.name);
+    let claim = state.snapshot_claims.claim(&image);
+    let claim = claim.ok_or_else(|| being_made(&create.name))?;
     check_place(state, &node, &create.name, &image).await?;
     let subject = format!("snapshot {}", create.name);
     let action = AuditAction::SandboxSnapshot;
     pass::record(state, &caller.caller, &target, action, origin, &subject);
-    let saved = save(state, caller, (&target, &node), &image).await?;
+    let shared = Arc::clone(state);
+    let made = run_to_end("take_snapshot", async move {
+        // For as long as the node is at it, also where the caller hangs up.
+        let _held = (permit, claim);
+        make(&shared, caller, (&target, &node), owner, &image).await
+    });
+    made.await.map_err(ApiError::internal)?
+}
+
+/// Has the node make the snapshot, and notes it in the node's report.
+async fn make(
+    state: &Arc<AppState>,
+    caller: PassCaller,
+    (target, node): (&Target, &Node),
+    owner: UserId,
+    image: &str,
+) -> Result<Snapshot, ApiError> {
+    let saved = save(state, caller, (target, node), image).await?;
     let snapshot = snapshots::shown(&node.slug, owner, &saved)
         .filter(|_| saved.image == image)
         .ok_or_else(|| unclear(&node.slug))?;
-    note(state, &node, &image, true).await;
+    note(state, node, image, true).await;
     tracing::info!(sandbox = %target.id, node = node.slug, size = saved.size_bytes, "snapshot made");
     Ok(snapshot)
 }
@@ -177,6 +198,14 @@ async fn document(answer: http::Response<Incoming>) -> Option<StoredSnapshot> {
     let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES);
     let body = body.collect().await.ok()?.to_bytes();
     parse_json(&body).ok()
+}
+
+/// Problem of a snapshot while one of its name is being made.
+fn being_made(name: &str) -> Problem {
+    let detail = format!(
+        "another call makes the snapshot {name} now; wait until that has ended, or choose another name"
+    );
+    Problem::new(ProblemKind::Conflict, detail).about("name")
 }
 
 /// Problem of a snapshot that may have been made.
