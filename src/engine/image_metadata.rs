@@ -74,7 +74,7 @@ impl Metadata {
     /// Reason why no sandbox may run the image by this name.
     fn fault(&self, image: &str) -> Option<String> {
         let annotations = self.annotations.iter().flat_map(BTreeMap::keys);
-        let labels = self.labels.iter().flat_map(BTreeMap::keys);
+        let mut labels = self.labels.iter().flat_map(BTreeMap::keys);
         let is_instruction = |name: &&String| {
             has_prefix(name, &RUNTIME_ANNOTATIONS) || has_prefix(name, &PODMAN_ANNOTATIONS)
         };
@@ -90,7 +90,7 @@ impl Metadata {
             ));
         }
         // Files of one user, which another name would show to all.
-        let is_of_snapshot = labels.into_iter().any(|name| name == NODE_LABEL);
+        let is_of_snapshot = labels.any(|name| name == NODE_LABEL);
         (is_of_snapshot && !is_snapshot(image)).then(|| {
             format!(
                 "it has the label {NODE_LABEL:?} of a user's snapshot, and only that user may name it"
