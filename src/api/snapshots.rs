@@ -36,6 +36,9 @@ pub struct Snapshot {
     pub image: String,
     /// Slug of the node that has it. Only this node runs it.
     pub node_slug: String,
+    /// Handle of its user, where an admin made it of another user's sandbox. Only that user can start from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Space that it takes on its node, without its image, in bytes.
     pub size_bytes: u64,
     /// Time of the snapshot.

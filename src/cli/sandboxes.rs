@@ -1,6 +1,7 @@
 //! Arguments of `cynode sandbox`, `cynode exec` and `cynode shell`.
 
 use super::{ClientFlags, ResourceFlags, number, parse_duration};
+use crate::api::{nodes::check_slug, snapshots};
 use clap::{Args, Subcommand};
 use std::time::Duration;
 
@@ -266,7 +267,7 @@ pub struct SandboxSnapshotArgs {
     #[arg(value_name = "SANDBOX")]
     pub sandbox: String,
     /// Name of the snapshot: lower-case letters, digits and -
-    #[arg(value_name = "NAME")]
+    #[arg(value_parser = snapshot_name, value_name = "NAME")]
     pub name: String,
 }
 
@@ -281,6 +282,13 @@ pub struct SnapshotsArgs {
     #[command(flatten)]
     pub client: ClientFlags,
     /// Names of the snapshots
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required = true, value_parser = snapshot_name, value_name = "NAME")]
     pub names: Vec<String>,
+}
+
+/// Name of a snapshot, also as `--image` takes it and `cynode sandbox snapshot` prints it.
+fn snapshot_name(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix(snapshots::PREFIX).unwrap_or(text);
+    let checked = check_slug("", name).map(|()| name.to_owned());
+    checked.map_err(|problem| problem.detail)
 }

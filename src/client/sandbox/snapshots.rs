@@ -33,8 +33,12 @@ pub(super) fn save(args: &SandboxSnapshotArgs) -> Result<(), Failure> {
         OutputFormat::Text => {
             print::line(&clean(&snapshot.image))?;
             let size = print::size(snapshot.size_bytes);
+            let owner = snapshot.owner.as_deref();
+            let who = owner.map_or_else(String::new, |owner| {
+                format!("it belongs to {0}, and only {0} can ", clean(owner))
+            });
             note(&format!(
-                "{size} on node {}; start from it with: cynode sandbox create --image {}",
+                "{size} on node {}; {who}start from it with: cynode sandbox create --image {}",
                 clean(&snapshot.node_slug),
                 clean(&snapshot.image)
             ));

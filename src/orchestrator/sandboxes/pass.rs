@@ -260,8 +260,8 @@ pub(super) fn access_end(state: &Arc<AppState>, caller: PassCaller) -> BoxFuture
     async move { state.identity.ended(&caller, revocations).await }.boxed()
 }
 
-/// Records who did what in a sandbox, in the background; never commands, paths or contents.
-pub(super) fn record(
+/// Records who did what in a sandbox, in the background.
+fn record(
     state: &AppState,
     caller: &Caller,
     target: &Target,
@@ -269,6 +269,24 @@ pub(super) fn record(
     origin: &RequestOrigin,
     subject: &str,
 ) {
+    let event = event(caller, target, action, origin, subject);
+    let store = state.store.clone();
+    background::spawn("record_exec", async move {
+        if let Err(error) = store.audit_add(event).await {
+            let error = errors::chain(&error);
+            tracing::warn!(error, "audit event of an exec can't be stored");
+        }
+    });
+}
+
+/// Event of who does what in a sandbox; never with commands, paths or contents.
+pub(super) fn event(
+    caller: &Caller,
+    target: &Target,
+    action: AuditAction,
+    origin: &RequestOrigin,
+    subject: &str,
+) -> AuditEvent {
     let subject = subject.split('?').next().unwrap_or_default();
     let of_task = match target.place {
         Place::Sandbox => "",
@@ -280,13 +298,7 @@ pub(super) fn record(
         reason: Some(format!("{subject}{of_task}{of_owner}")),
         ..caller.audit_event(action, origin)
     };
-    let (store, event) = (state.store.clone(), event.to(target.id.to_string()));
-    background::spawn("record_exec", async move {
-        if let Err(error) = store.audit_add(event).await {
-            let error = errors::chain(&error);
-            tracing::warn!(error, "audit event of an exec can't be stored");
-        }
-    });
+    event.to(target.id.to_string())
 }
 
 fn failed(client: &NodeClient<'_>, error: CallError) -> ApiError {

@@ -73,12 +73,18 @@ pub(in crate::orchestrator) async fn take(
     check_place(state, &node, &create.name, &image).await?;
     let subject = format!("snapshot {}", create.name);
     let action = AuditAction::SandboxSnapshot;
-    pass::record(state, &caller.caller, &target, action, origin, &subject);
+    let event = pass::event(&caller.caller, &target, action, origin, &subject);
     let shared = Arc::clone(state);
     let made = run_to_end("take_snapshot", async move {
         // For as long as the node is at it, also where the caller hangs up.
         let _held = (permit, claim);
-        make(&shared, caller, (&target, &node), owner, &image).await
+        let made = make(&shared, caller, (&target, &node), owner, &image).await;
+        let event = match &made {
+            Ok(_) => event,
+            Err(error) => event.refused(error.problem()),
+        };
+        shared.identity.record_audit(event).await?;
+        made
     });
     made.await.map_err(ApiError::internal)?
 }
@@ -96,6 +102,10 @@ async fn make(
         .filter(|_| saved.image == image)
         .ok_or_else(|| unclear(&node.slug))?;
     note(state, node, image, true).await;
+    let snapshot = Snapshot {
+        owner: target.foreign_owner.clone(),
+        ..snapshot
+    };
     tracing::info!(sandbox = %target.id, node = node.slug, size = saved.size_bytes, "snapshot made");
     Ok(snapshot)
 }

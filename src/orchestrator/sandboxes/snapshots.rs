@@ -231,6 +231,7 @@ pub(super) fn shown(slug: &str, user: UserId, stored: &StoredSnapshot) -> Option
         name: name.to_owned(),
         image: format!("{PREFIX}{name}"),
         node_slug: slug.to_owned(),
+        owner: None,
         size_bytes: stored.size_bytes.min(MAX_SIZE_BYTES),
         // The clock of the node may be ahead.
         created_at: stored.created_at.min(Time::now()),
