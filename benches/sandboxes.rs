@@ -16,11 +16,13 @@ use crate::{
     },
 };
 use serde_json::{Value, json};
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, path::Path, thread, time::Duration};
 
 const ROUNDS: usize = 100;
 const CREATES: usize = 20;
 const SLOTS: usize = 4;
+/// Pause in which what podman does behind a call ends.
+const REST: Duration = Duration::from_secs(1);
 const FILE_ROUNDS: usize = 3;
 const FILE_BYTES: u64 = 1_000_000_000;
 
@@ -44,9 +46,10 @@ fn create(system: &System) -> String {
     sandbox["id"].as_str().unwrap().to_owned()
 }
 
-fn create_and_delete(system: &System) -> std::time::Duration {
+fn create_and_delete(system: &System) -> Duration {
     // Neither refilling nor the removal of the last one is a part of the next way.
     system.wait_warm(SLOTS);
+    thread::sleep(REST);
     let mut id = String::new();
     let taken = time(|| id = create(system));
     system.api.delete(&format!("/v1/sandboxes/{id}"));
@@ -62,6 +65,8 @@ fn execs(system: &System, sandbox: &str) -> Vec<Figure> {
     );
     for round in 0..=ROUNDS {
         let hand = time(|| container.exec_true());
+        // Conmon starts another podman behind it, which cleans up.
+        thread::sleep(REST);
         let mut result = Value::Null;
         let exec = time(|| result = system.api.post(&path, &body));
         assert_eq!(result["exit_code"], 0, "{result}");
