@@ -141,8 +141,9 @@ impl System {
             (list["nodes"][0]["status"] == "ready").then_some(())
         });
         if warm > 0 && has_warm() {
-            // How many are kept follows from demand: a burst, of which as many come at a time as there are slots.
-            self.api.run_many(warm);
+            // How many are kept follows from demand: a burst, of which as many come at a time as there are slots. Twice as
+            // many as are wanted, since some are replaced while others still come.
+            self.api.run_many(2 * warm);
             self.wait_warm(warm.min(slots));
         }
     }
