@@ -227,6 +227,7 @@ fn files() -> Vec<Operation> {
         ))
         .query("mode", "Permission bits, as octal digits.", mode)
         .octets()
+        .also(201, "The file is new")
         .fails_with(413)
         .fails_with(507),
         with_path(call(
@@ -258,7 +259,8 @@ fn files() -> Vec<Operation> {
             "/v1/sandboxes/{id}/files:mkdir",
             "Make a directory and its missing parents",
         )
-        .body::<MakeDirectory>(),
+        .body::<MakeDirectory>()
+        .also(201, "The directory is new"),
         call(
             Method::POST,
             "move_file",
