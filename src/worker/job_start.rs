@@ -140,6 +140,7 @@ async fn try_hand_over<'a>(
     if !spec.files.is_empty() || spec.stdin.is_some() || prepared.snapshot().is_some() {
         place_for(ctx, live, spec, prepared.snapshot(), warm.owner).await?;
     }
+    tracing::debug!(sandbox = %warm.id, "job takes a warm sandbox");
     let mark = ctx.warm.enter_start(true);
     let config = job_config(ctx, job, spec, prepared);
     warm.handle.assign(&config).map_err(failed)?;

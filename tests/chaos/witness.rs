@@ -2,7 +2,8 @@
 //!
 //! Each `podman run` of a job, not of a probe, gets one more volume at `/witness`, where the job records that it
 //! started, with a random id, and how it ended. So a start that never reached the command differs from one that did,
-//! and one command from another.
+//! and one command from another. A warm sandbox belongs to no job when podman starts it; the log of its node says which
+//! one takes it.
 //!
 //! The wrappers wait at chosen points while a file exists.
 
@@ -25,9 +26,11 @@ for word; do case $word in
   --label=io.cynode.attempt=*) attempt=${word#*attempt=} ;;
   --label=io.cynode.sandbox-id=*) sandbox=${word#*sandbox-id=} ;;
 esac; done
-[ -n "$attempt" ] || exec "$REAL" "$@"
+name=$job-$attempt
+[ "$job" != warm ] || name=warm
+[ -n "$attempt" ] || [ "$name" = warm ] || exec "$REAL" "$@"
 run=1
-place=$HERE/seen/$job-$attempt.$sandbox.$$
+place=$HERE/seen/$name.$sandbox.$$
 mkdir "$place"
 for word; do
   shift
@@ -37,6 +40,9 @@ done
 hold run
 exec "$REAL" "$@"
 "#;
+
+/// What a node logs when a job takes a warm sandbox, before the sandbox gets its command.
+const HANDED_OVER: &str = "job takes a warm sandbox";
 
 const RUNC: &str = r#"
 for word; do
@@ -141,13 +147,19 @@ impl Witness {
             text.lines().map(str::to_owned).collect()
         };
         let mut starts = Vec::new();
+        let handed_over = self.handed_over();
         for entry in fs::read_dir(self.here.join("seen")).unwrap() {
             let place = entry.unwrap().path();
             let name = place.file_name().unwrap().to_str().unwrap();
-            let Some(rest) = name.strip_prefix(&format!("{job}-")) else {
+            let mut parts = name.split('.');
+            let (label, sandbox) = (parts.next().unwrap(), parts.next().unwrap());
+            let of = match label.rsplit_once('-') {
+                Some((of, attempt)) => Some((of.to_owned(), attempt.parse().unwrap())),
+                None => handed_over.get(sandbox).cloned(),
+            };
+            let Some((_, attempt)) = of.filter(|(of, _)| of == job) else {
                 continue;
             };
-            let attempt = rest.split('.').next().unwrap().parse().unwrap();
             starts.push(Start {
                 attempt,
                 started: lines(place.join("begun")),
@@ -157,6 +169,29 @@ impl Witness {
         }
         starts.sort_by(|a, b| (a.attempt, &a.place).cmp(&(b.attempt, &b.place)));
         starts
+    }
+
+    /// Job and attempt that took each warm sandbox.
+    fn handed_over(&self) -> BTreeMap<String, (String, u64)> {
+        let mut taken = BTreeMap::new();
+        let homes = fs::read_dir(self.here.parent().unwrap()).unwrap();
+        let homes = homes.map(|entry| entry.unwrap().path());
+        for home in homes.filter(|path| path.is_dir()) {
+            let files = fs::read_dir(home).unwrap();
+            let logs = files.map(|entry| entry.unwrap().path());
+            for log in logs.filter(|path| path.extension().is_some_and(|kind| kind == "stderr")) {
+                let text = read(&log);
+                // The last line may not be complete yet.
+                let lines = text
+                    .split_inclusive('\n')
+                    .filter(|line| line.ends_with('\n'));
+                for line in lines.filter(|line| line.contains(HANDED_OVER)) {
+                    let attempt = field(line, "attempt").parse().unwrap();
+                    taken.insert(field(line, "sandbox"), (field(line, "job"), attempt));
+                }
+            }
+        }
+        taken
     }
 
     /// Jobs with a started sandbox.
@@ -220,4 +255,11 @@ impl Witness {
             .join("hold")
             .join(format!("{}.held", point.name()))
     }
+}
+
+/// Value of a field in a line of a log: an id or a number.
+fn field(line: &str, name: &str) -> String {
+    let (_, value) = line.rsplit_once(&format!("{name}=")).unwrap();
+    let is_part = |c: &char| c.is_ascii_hexdigit() || *c == '-';
+    value.chars().take_while(is_part).collect()
 }
