@@ -2,9 +2,7 @@
 
 use super::{
     api_client::ApiClient,
-    download,
-    many::Failures,
-    paths,
+    download, many, paths,
     print::{self, clean},
     receive, upload,
 };
@@ -17,7 +15,6 @@ use crate::{
     exit::{Exit, Failure},
     terminal::write_failure,
 };
-use http::Method;
 use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -105,19 +102,8 @@ fn file_name(name: &str) -> Option<&str> {
 
 fn delete(args: &ArtifactDeleteArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
-    let mut failures = Failures::default();
-    let deleted = failures.collect(&args.ids, |id| {
-        api.done(Method::DELETE, &paths::artifact(id), None::<&()>)?;
-        match args.client.output {
-            OutputFormat::Text => print::line(&format!("{} deleted", clean(id))),
-            OutputFormat::Json => Ok(()),
-        }
-    });
-    if args.client.output == OutputFormat::Json {
-        let deleted: Vec<_> = deleted.iter().map(|(id, ())| id).collect();
-        print::json(&serde_json::json!({ "deleted": deleted }))?;
-    }
-    failures.finish()
+    let output = args.client.output;
+    many::delete(&mut api, output, &args.ids, "deleted", paths::artifact)
 }
 
 #[cfg(test)]

@@ -1,7 +1,37 @@
 //! Commands about several tasks: each is tried, and the first failure decides the exit code.
 
-use super::print::{self, clean};
-use crate::exit::{Exit, Failure};
+use super::{
+    api_client::ApiClient,
+    print::{self, clean},
+};
+use crate::{
+    cli::OutputFormat,
+    exit::{Exit, Failure},
+};
+use http::Method;
+
+/// Deletes the things of these names, each at its `path`, and prints those that are gone as `done`, such as "removed".
+pub(super) fn delete(
+    api: &mut ApiClient,
+    output: OutputFormat,
+    names: &[String],
+    done: &str,
+    path: impl Fn(&str) -> String,
+) -> Result<(), Failure> {
+    let mut failures = Failures::default();
+    let deleted = failures.collect(names, |name| {
+        api.done(Method::DELETE, &path(name), None::<&()>)?;
+        match output {
+            OutputFormat::Text => print::line(&format!("{} {done}", clean(name))),
+            OutputFormat::Json => Ok(()),
+        }
+    });
+    if output == OutputFormat::Json {
+        let deleted: Vec<_> = deleted.iter().map(|(name, ())| name).collect();
+        print::json(&serde_json::json!({ done: deleted }))?;
+    }
+    failures.finish()
+}
 
 /// Failures of a command about several things.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use super::{
     api_client::ApiClient,
     follow::{FollowMode, TaskEnd, follow},
-    many::Failures,
+    many::{self, Failures},
     paths,
     print::{self, clean},
     remarks,
@@ -69,19 +69,8 @@ pub(super) fn cancel(
 /// Deletes tasks.
 pub(super) fn delete(args: &TasksArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
-    let mut failures = Failures::default();
-    let deleted = failures.collect(&args.ids, |id| {
-        api.done(Method::DELETE, &paths::task(id, ""), None::<&()>)?;
-        match args.client.output {
-            OutputFormat::Text => print::line(&format!("{} deleted", clean(id))),
-            OutputFormat::Json => Ok(()),
-        }
-    });
-    if args.client.output == OutputFormat::Json {
-        let deleted: Vec<_> = deleted.iter().map(|(id, ())| id).collect();
-        print::json(&serde_json::json!({ "deleted": deleted }))?;
-    }
-    failures.finish()
+    let path = |id: &str| paths::task(id, "");
+    many::delete(&mut api, args.client.output, &args.ids, "deleted", path)
 }
 
 /// Waits for tasks. One task decides the exit code as in `cynode run`; of several, the first that did not complete.

@@ -12,8 +12,7 @@ use crate::{
     cli::{OutputFormat, SandboxArgs, SandboxListArgs, SandboxRenewArgs, SandboxesArgs},
     client::{
         api_client::ApiClient,
-        many::Failures,
-        paths,
+        many, paths,
         print::{self, clean},
         quote::quoted,
     },
@@ -185,19 +184,8 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 
 pub(super) fn remove(args: &SandboxesArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
-    let mut failures = Failures::default();
-    let removed = failures.collect(&args.names, |name| {
-        api.done(Method::DELETE, &Target::sandbox(name).path(""), None::<&()>)?;
-        match args.client.output {
-            OutputFormat::Text => print::line(&format!("{} removed", clean(name))),
-            OutputFormat::Json => Ok(()),
-        }
-    });
-    if args.client.output == OutputFormat::Json {
-        let removed: Vec<_> = removed.iter().map(|(name, ())| name).collect();
-        print::json(&serde_json::json!({ "removed": removed }))?;
-    }
-    failures.finish()
+    let path = |name: &str| Target::sandbox(name).path("");
+    many::delete(&mut api, args.client.output, &args.names, "removed", path)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::{
     cli::{OutputFormat, SandboxSnapshotArgs, SnapshotListArgs, SnapshotsArgs},
     client::{
         api_client::ApiClient,
-        many::Failures,
+        many,
         print::{self, clean, note},
     },
     exit::Failure,
@@ -74,18 +74,6 @@ pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
 /// `cynode sandbox rm-snapshot`.
 pub(super) fn remove(args: &SnapshotsArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?.with_patience(DELETE_TIMEOUT);
-    let mut failures = Failures::default();
-    let removed = failures.collect(&args.names, |name| {
-        let path = format!("/v1/snapshots/{}", encode(name));
-        api.done(Method::DELETE, &path, None::<&()>)?;
-        match args.client.output {
-            OutputFormat::Text => print::line(&format!("{} removed", clean(name))),
-            OutputFormat::Json => Ok(()),
-        }
-    });
-    if args.client.output == OutputFormat::Json {
-        let removed: Vec<_> = removed.iter().map(|(name, ())| name).collect();
-        print::json(&serde_json::json!({ "removed": removed }))?;
-    }
-    failures.finish()
+    let path = |name: &str| format!("/v1/snapshots/{}", encode(name));
+    many::delete(&mut api, args.client.output, &args.names, "removed", path)
 }
