@@ -361,7 +361,8 @@ impl<'a> Call<'a> {
     }
 }
 
-fn whole(bytes: Bytes) -> CallBody {
+/// Body that is these bytes.
+pub fn whole(bytes: Bytes) -> CallBody {
     let never = |error: Infallible| match error {};
     Full::new(bytes).map_err(never).boxed_unsync()
 }

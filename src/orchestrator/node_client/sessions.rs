@@ -8,7 +8,7 @@ use crate::{
     },
     http::client::{Call, CallBody, CallError},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
@@ -55,18 +55,31 @@ impl<'a> NodeClient<'a> {
             path,
             headers,
         } = call;
-        let url = format!("{}/v1/worker/sessions/{job}/{path}", self.base_url);
-        let request = http::Request::builder().method(method).uri(&url).body(body);
-        let authorized = request.and_then(|mut request| {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = method;
+        *request.headers_mut() = headers;
+        self.forward(&format!("sessions/{job}/{path}"), token, request)
+            .await
+    }
+
+    /// Sends a request to a path below `/v1/worker/` with this token, and receives the head of an answer of any status.
+    pub(super) async fn forward(
+        &self,
+        path: &str,
+        token: &str,
+        mut request: http::Request<CallBody>,
+    ) -> Result<http::Response<Incoming>, CallError> {
+        let url = format!("{}/v1/worker/{path}", self.base_url);
+        let mut authorize = || {
             let bearer = HeaderValue::try_from(format!("Bearer {token}"))?;
             let instance = HeaderValue::try_from(self.instance)?;
-            *request.headers_mut() = headers;
+            *request.uri_mut() = Uri::try_from(&url)?;
             let headers = request.headers_mut();
             headers.insert(header::AUTHORIZATION, bearer);
             headers.insert(INSTANCE_HEADER, instance);
-            Ok(request)
-        });
-        let request = authorized.map_err(|error| CallError::Malformed {
+            Ok(())
+        };
+        authorize().map_err(|error: http::Error| CallError::Malformed {
             reason: error.to_string(),
             // The query may be a command line, and this reaches the log.
             url: url.split('?').next().unwrap_or_default().to_owned(),

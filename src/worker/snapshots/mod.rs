@@ -306,7 +306,7 @@ pub(super) async fn recover(ctx: Arc<WorkerContext>) {
 
 /// Tries again to remove what could not be removed: images without a name that containers used, and the container that
 /// was committed.
-pub(super) async fn retry_nameless(ctx: &WorkerContext) {
+pub(super) async fn retry_clear_up(ctx: &WorkerContext) {
     if ctx.snapshots.due.is_any()
         && let Ok(_turn) = ctx.snapshots.try_turn()
     {
