@@ -2,7 +2,7 @@
 
 use super::{
     Settings, context::WorkerContext, disk_guard, gc, image_gc, ledger::Ledger, memory_guard,
-    snapshots, trash::RemovalQueue, warm, workspace_guard,
+    trash::RemovalQueue, warm, workspace_guard,
 };
 use crate::{
     api::{image::ImageRef, jobs::PullPolicy},
@@ -34,7 +34,6 @@ pub(super) fn spawn_all(
     tasks.spawn("watch_podman", watch_podman(Arc::clone(ctx), home));
     tasks.spawn("watch_data_dir", watch_data_dir(Arc::clone(ctx)));
     tasks.spawn("disk_guard", disk_guard::run_disk_guard(Arc::clone(ctx)));
-    tasks.spawn("recover_snapshots", snapshots::recover(Arc::clone(ctx)));
     if let Some(limit) = storage.workspace_limit {
         let guard = workspace_guard::run_workspace_guard(Arc::clone(ctx), limit);
         tasks.spawn("workspace_guard", guard);

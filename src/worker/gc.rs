@@ -7,7 +7,7 @@ use super::{
     context::WorkerContext,
     ledger::{Job, Ledger, Requester},
     orphans::remove_orphans,
-    snapshots::retry_clear_up,
+    snapshots,
 };
 use crate::{
     api::{JobId, events::ResultEvent, time::Time},
@@ -28,7 +28,7 @@ pub(super) async fn run_gc(ctx: Arc<WorkerContext>, ledger: Arc<Ledger>, retain:
         if ctx.verify_data_dir().await.is_ok() {
             ctx.contents.make_room(0).await;
             collect(&ctx, &ledger, retain).await;
-            retry_clear_up(&ctx).await;
+            snapshots::clear_up(&ctx).await;
         }
         tokio::select! {
             () = tokio::time::sleep(GC_INTERVAL) => {}

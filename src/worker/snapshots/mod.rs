@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A snapshot exists once the directory has its name and the image has its own; [`save()`] makes them in this order. What
-//! a process that was killed has left of one before is removed by the next start ([`recover`]): directories without a
+//! a process that was killed has left of one before is removed by the collection ([`clear_up`]): directories without a
 //! record, those whose image has no name or whose name another image has, images without a name, and the container that
 //! was being committed. What can't be read, or whose image is not found, stays: a user's files are not removed for want
 //! of an answer.
@@ -44,10 +44,6 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
@@ -82,33 +78,6 @@ pub(super) struct Snapshots {
     retired: Mutex<BTreeMap<String, u64>>,
     /// Permit to make or remove one.
     turn: Semaphore,
-    /// What is to be cleared up.
-    due: Due,
-}
-
-/// What is to be cleared up, by who has the turn. All of it at the start: an earlier process may have left anything.
-struct Due {
-    /// The container that was committed.
-    container: AtomicBool,
-    /// Comparison of the directories with podman's images.
-    records: AtomicBool,
-    /// Images without a name.
-    nameless: AtomicBool,
-}
-
-impl Due {
-    fn all() -> Self {
-        Self {
-            container: AtomicBool::new(true),
-            records: AtomicBool::new(true),
-            nameless: AtomicBool::new(true),
-        }
-    }
-
-    fn is_any(&self) -> bool {
-        let all = [&self.container, &self.records, &self.nameless];
-        all.iter().any(|one| one.load(Ordering::Relaxed))
-    }
 }
 
 impl Snapshots {
@@ -139,7 +108,6 @@ impl Snapshots {
             known: known.into(),
             retired: Mutex::default(),
             turn: Semaphore::new(1),
-            due: Due::all(),
         };
         Ok((snapshots, unfinished))
     }
@@ -297,75 +265,48 @@ fn fate(snapshot: &StoredSnapshot, images: &[SnapshotImage]) -> Fate {
     }
 }
 
-/// Removes what an earlier process has left half made or half removed.
-pub(super) async fn recover(ctx: Arc<WorkerContext>) {
-    if let Ok(_turn) = ctx.snapshots.turn.acquire().await {
-        clear_up(&ctx).await;
-    }
-}
-
-/// Tries again to remove what could not be removed: images without a name that containers used, and the container that
-/// was committed.
-pub(super) async fn retry_clear_up(ctx: &WorkerContext) {
-    if ctx.snapshots.due.is_any()
-        && let Ok(_turn) = ctx.snapshots.try_turn()
-    {
-        clear_up(ctx).await;
-    }
-}
-
-async fn clear_up(ctx: &WorkerContext) {
-    let due = &ctx.snapshots.due;
-    if due.container.load(Ordering::Relaxed) {
-        discard_container(ctx).await;
-    }
-    if due.nameless.load(Ordering::Relaxed) || due.records.load(Ordering::Relaxed) {
+/// Removes what is left of snapshots: half made ones of an earlier process, whose podman may go on after it, and images
+/// without a name that containers used. For every round of the collection; the first one is at the start.
+pub(super) async fn clear_up(ctx: &WorkerContext) {
+    // Whoever has the turn clears up behind itself.
+    if let Ok(_turn) = ctx.snapshots.try_turn() {
+        // What can't be removed now is tried again in the next round.
+        ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
         remove_nameless(ctx).await;
     }
-}
-
-/// Removes the container that was committed; what fails is tried again later.
-async fn discard_container(ctx: &WorkerContext) {
-    let is_gone = ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
-    let due = &ctx.snapshots.due.container;
-    due.store(!is_gone, Ordering::Relaxed);
 }
 
 /// Compares the directories with podman's images, and forgets those that are over.
 async fn compare(ctx: &WorkerContext) -> Result<(), EngineError> {
     let snapshots = &ctx.snapshots;
     let known = snapshots.list();
-    if !known.is_empty() {
-        let images = ctx.engine.snapshot_images(&ctx.node_uuid).await?;
-        for snapshot in known {
-            let image = &snapshot.image;
-            match fate(&snapshot, &images) {
-                Fate::Whole => {}
-                Fate::Over => {
-                    tracing::info!(image, "incomplete or replaced snapshot removed");
-                    ctx.trash.add(snapshots.forget(&snapshot.image_id), None);
-                }
-                Fate::Missing => {
-                    tracing::warn!(
-                        image,
-                        "podman has no image of this snapshot; its files are kept until its user removes it"
-                    );
-                }
+    if known.is_empty() {
+        return Ok(());
+    }
+    let images = ctx.engine.snapshot_images(&ctx.node_uuid).await?;
+    for snapshot in known {
+        let image = &snapshot.image;
+        match fate(&snapshot, &images) {
+            Fate::Whole => {}
+            Fate::Over => {
+                tracing::info!(image, "incomplete or replaced snapshot removed");
+                ctx.trash.add(snapshots.forget(&snapshot.image_id), None);
+            }
+            Fate::Missing => {
+                tracing::warn!(
+                    image,
+                    "podman has no image of this snapshot; its files are kept until its user removes it"
+                );
             }
         }
     }
-    snapshots.due.records.store(false, Ordering::Relaxed);
     Ok(())
 }
 
 /// Removes images of snapshots that have no name any more, unless a container uses them.
 async fn remove_nameless(ctx: &WorkerContext) {
-    let due = &ctx.snapshots.due;
-    due.nameless.store(true, Ordering::Relaxed);
     // First: of a snapshot whose image is removed here nothing would say that it is over.
-    if due.records.load(Ordering::Relaxed)
-        && let Err(error) = compare(ctx).await
-    {
+    if let Err(error) = compare(ctx).await {
         tracing::warn!(%error, "images of snapshots not listed; retrying");
         return;
     }
@@ -390,7 +331,6 @@ async fn remove_nameless(ctx: &WorkerContext) {
             }
         }
     }
-    due.nameless.store(!retired.is_empty(), Ordering::Relaxed);
     *ctx.snapshots.retired.lock() = retired;
 }
 

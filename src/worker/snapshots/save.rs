@@ -3,9 +3,7 @@
 //! The files are copied one after the other: what a command writes meanwhile is in the snapshot or not, file by file. A
 //! sandbox that ends meanwhile loses its files under the copy, so it has to run still when all are copied.
 
-use super::{
-    RECORD_FILE, RECORD_VERSION, Record, WORKSPACE_DIR, discard_container, remove_nameless,
-};
+use super::{RECORD_FILE, RECORD_VERSION, Record, WORKSPACE_DIR, remove_nameless};
 use crate::{
     api::{
         error::ApiError,
@@ -26,7 +24,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 use tokio::task::spawn_blocking;
@@ -57,7 +55,8 @@ pub(in crate::worker) async fn save(
     let dir = ctx.snapshots.new_dir();
     tracing::info!(%image, job = %job.accepted.job_id, "making a snapshot");
     let committed = commit_watched(api, job, &dir, budget).await;
-    discard_container(ctx).await;
+    // Where that fails, the collection does it.
+    ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
     let saved = match committed {
         Ok(committed) => publish(ctx, &dir, image, committed).await,
         Err(error) => Err(error),
@@ -276,7 +275,7 @@ async fn name_image(ctx: &WorkerContext, snapshot: &StoredSnapshot) -> Result<()
         Ok(Some(id)) if id == *image_id => return Ok(()),
         Ok(Some(_)) => ctx.trash.add(ctx.snapshots.forget(image_id), None),
         // Either this one or the earlier one is it. Both stay until podman's list of images tells.
-        Ok(None) | Err(_) => ctx.snapshots.due.records.store(true, Ordering::Relaxed),
+        Ok(None) | Err(_) => {}
     }
     Err(engine_failed(error))
 }
