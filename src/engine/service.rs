@@ -17,7 +17,7 @@ const LOG_TAIL_ARG: &str = "--tail=15";
 /// Most bytes of a service's log that are shown, of each of its streams.
 const MAX_LOG_TAIL_BYTES: usize = 2048;
 /// Attempts to read the log while it is empty.
-const MAX_LOG_TAIL_ATTEMPTS: u32 = 10;
+const MAX_LOG_TAIL_ATTEMPTS: u32 = 30;
 const LOG_TAIL_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Properties of a service.
@@ -47,6 +47,8 @@ pub struct ServiceSpec {
 pub struct Service {
     /// Whether its container runs.
     pub running: bool,
+    /// Exit code of its last run, and 0 before the first has ended.
+    pub exit_code: i32,
     labels: HashMap<String, String>,
 }
 
@@ -144,6 +146,8 @@ impl Engine {
         struct State {
             #[serde(rename = "Running")]
             running: bool,
+            #[serde(rename = "ExitCode")]
+            exit_code: i32,
         }
         #[derive(Deserialize)]
         struct Config {
@@ -166,6 +170,7 @@ impl Engine {
             })?;
         Ok(found.into_iter().next().map(|container| Service {
             running: container.state.running,
+            exit_code: container.state.exit_code,
             labels: container.config.labels.unwrap_or_default(),
         }))
     }

@@ -21,7 +21,6 @@ use std::{
 
 const UP: &str = "\x1b[A";
 const CTRL_C: &str = "\x03";
-const CTRL_D: &str = "\x04";
 
 /// Path of a question.
 const QUESTIONS: &str = "/v1/chat/completions";
@@ -140,16 +139,14 @@ fn conversation_and_history_go_on() {
     chat.shows("an answer");
     assert_eq!(gateway.question(3).len(), 6);
     assert_eq!(gateway.question(3)[5], text("user", "second"));
-    chat.types(CTRL_D);
-    assert_eq!(chat.ends().code, 0);
+    assert_eq!(chat.leaves().code, 0);
 
     let mut chat = Session::start(&gateway.command(home.path(), &["--no-history"]));
     chat.shows("small at http://");
     chat.types(&[UP, "new\r"].concat());
     chat.shows("an answer");
     assert_eq!(gateway.question(4), [text("user", "new")]);
-    chat.types(CTRL_D);
-    assert_eq!(chat.ends().code, 0);
+    assert_eq!(chat.leaves().code, 0);
 }
 
 #[test]
@@ -211,8 +208,7 @@ fn model_can_not_control_terminal() {
     chat.shows("> ");
     chat.types("hello\r");
     chat.shows("a ]0;title  [2Jb 2Jc d");
-    chat.types(CTRL_D);
-    chat.ends();
+    chat.leaves();
     let done = run(&mut gateway.command(home.path(), &["-m", "hello"]));
     assert_eq!(
         done.stdout,
@@ -294,8 +290,7 @@ fn commands_change_model_and_system_prompt() {
     chat.types("again\r");
     chat.shows_times("yes", 2);
     assert_eq!(gateway.question(2).len(), 2);
-    chat.types(CTRL_D);
-    assert_eq!(chat.ends().code, 0);
+    assert_eq!(chat.leaves().code, 0);
 }
 
 #[test]
@@ -378,6 +373,5 @@ fn chat_goes_on_after_failed_question() {
         1,
         "the question without an answer is taken back"
     );
-    chat.types(CTRL_D);
-    assert_eq!(chat.ends().code, 0);
+    assert_eq!(chat.leaves().code, 0);
 }

@@ -68,7 +68,8 @@ fn failed_command_is_quoted() {
     let home = tempfile::tempdir().unwrap();
     let at = ModelPort::new();
     let error = refused(home.path(), &wanting(BROKEN_OLLAMA_IMAGE, &at), &[]);
-    assert_told(&error, "model-server-not-started", &[BROKEN_REASON]);
+    let words = ["with code 1;", BROKEN_REASON];
+    assert_told(&error, "model-server-not-started", &words);
     assert_eq!(at.inspect(), None);
 }
 

@@ -56,8 +56,10 @@ pub enum InferenceError {
         hint: Option<&'static str>,
     },
     /// Container that exited before the first answer.
-    #[error("the model server exited right after its start; its last output: {output}")]
+    #[error("the model server exited right after its start{}; its last output: {output}", code.map(|code| format!(" with code {code}")).unwrap_or_default())]
     Exited {
+        /// Its exit code, where podman knows it.
+        code: Option<i32>,
         /// End of its output.
         output: String,
     },

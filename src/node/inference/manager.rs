@@ -278,7 +278,9 @@ impl ModelServerManager {
             }
             if self.has_ended(name).await {
                 let output = self.engine.service_log_tail(name).await;
-                return Err(InferenceError::Exited { output });
+                let found = self.engine.service_find(name).await.ok().flatten();
+                let code = found.map(|found| found.exit_code);
+                return Err(InferenceError::Exited { code, output });
             }
             if Instant::now() >= deadline {
                 let output = self.engine.service_log_tail(name).await;

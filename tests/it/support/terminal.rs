@@ -139,6 +139,17 @@ impl Session {
         echoes(&self.person)
     }
 
+    /// Leaves the program with Ctrl-D, once it reads single keys, and waits for its end. A Ctrl-D that comes while the
+    /// terminal still collects lines is the end of a line, and reaches the program as a NUL.
+    pub(crate) fn leaves(&mut self) -> Done {
+        eventually("the program reads single keys", || {
+            let modes = tcgetattr(&self.person).unwrap().local_modes;
+            (!modes.contains(LocalModes::ICANON)).then_some(())
+        });
+        self.types("\x04");
+        self.ends()
+    }
+
     /// Waits for the end of the program; both streams are in `stdout`.
     pub(crate) fn ends(&mut self) -> Done {
         let status = eventually("the end of the program", || self.child.try_wait().unwrap());
