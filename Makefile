@@ -45,8 +45,9 @@ rootless: ## Run the sandbox tests as a plain user, too (as root)
 	$(CARGO) build --locked --bins --example attack
 	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
 
-test-soak: setup ## Run a thousand jobs in a row and check for leftovers (minutes)
+test-soak: setup ## Run a thousand jobs in a row, also in warm sandboxes, and check for leftovers (minutes)
 	$(CARGO) test --locked --test it -- --ignored soak::
+	CYNODE_TEST_WARM=1 $(CARGO) test --locked --test it -- --ignored soak::
 
 test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
