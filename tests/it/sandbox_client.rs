@@ -219,6 +219,45 @@ fn first_interrupt_is_commands_second_leaves() {
 }
 
 #[test]
+fn interrupted_create_names_sandbox_that_stays() {
+    let home = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start(
+        |rest, call, mut answer| match (call.method.as_str(), rest) {
+            ("POST", "/v1/sandboxes") if call.body["name"] == "lost" => answer.wait_gone(),
+            ("POST", "/v1/sandboxes") => {
+                let mut queued = sandbox("queued");
+                queued["id"] = "019a0000-0000-7000-8000-000000000002".into();
+                answer.status(201, &queued);
+            }
+            ("GET", _) => answer.status(200, &sandbox("queued")),
+            _ => answer.refuse(404),
+        },
+    );
+    let interrupted = |name: &str, is_asked: &dyn Fn() -> bool| {
+        let arguments = ["sandbox", "create", "--name", name];
+        let mut command = gateway.command(home.path(), &arguments);
+        let mut client = Process::start(name, home.path(), &mut command);
+        eventually("it waits", || is_asked().then_some(()));
+        client.signal(Signal::INT);
+        assert_eq!(client.code(), 130);
+        client.stderr()
+    };
+    let is_posted = || !gateway.calls_of("POST", "/sandboxes").is_empty();
+    let note = interrupted("lost", &is_posted);
+    let hint = "goes on, if it is created already: cynode sandbox rm lost deletes it";
+    assert!(note.contains(hint), "{note}");
+    let is_looked_at = || {
+        !gateway
+            .calls_of("GET", "/019a0000-0000-7000-8000-000000000002")
+            .is_empty()
+    };
+    let note = interrupted("dev", &is_looked_at);
+    let hint = "the sandbox goes on: cynode sandbox rm dev deletes it";
+    assert!(note.contains(hint), "{note}");
+    assert_eq!(gateway.calls_of("DELETE", "").len(), 0);
+}
+
+#[test]
 fn closed_output_ends_command() {
     let home = tempfile::tempdir().unwrap();
     let gateway = Gateway::start(|rest, _, answer| {

@@ -1,10 +1,10 @@
 //! Creation of a sandbox, and the wait until it runs.
 
-use super::{manage::whole_seconds, target::Target};
+use super::{leaving::Leaving, manage::whole_seconds, target::Target};
 use crate::{
     api::{
         jobs::Env,
-        sandboxes::{CreateSandbox, MAX_WAIT_SECONDS, Sandbox, SandboxStatus},
+        sandboxes::{CreateSandbox, Sandbox, SandboxStatus},
     },
     cli::{OutputFormat, ResourceFlags, SandboxCreateArgs},
     client::{
@@ -19,6 +19,8 @@ use std::{thread, time::Duration};
 
 /// Pause between two looks at a sandbox that does not run yet.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Seconds that the call which creates a sandbox waits for it to run: most run by then, and of others the id is known soon.
+const FIRST_WAIT_SECONDS: u64 = 2;
 /// Time that the orchestrator takes to answer at most, beyond the wait that was asked for.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// Exit code for a sandbox that ended before it ran.
@@ -60,7 +62,7 @@ impl NewSandbox {
             wait_seconds: Some(if self.is_immediate {
                 0
             } else {
-                MAX_WAIT_SECONDS
+                FIRST_WAIT_SECONDS
             }),
             ..CreateSandbox::default()
         }
@@ -68,13 +70,13 @@ impl NewSandbox {
 
     /// Creates it. It may not run yet.
     pub(super) fn create(&self, api: &mut ApiClient) -> Result<Sandbox, Failure> {
-        let patient = Duration::from_secs(MAX_WAIT_SECONDS) + ANSWER_TIME;
+        let patient = Duration::from_secs(FIRST_WAIT_SECONDS) + ANSWER_TIME;
         let mut api = api.with_patience(patient);
         api.call(Method::POST, "/v1/sandboxes", Some(&self.body()))
     }
 }
 
-/// `cynode sandbox create`.
+/// `cynode sandbox create`. A signal ends the wait, and not the sandbox.
 pub(super) fn create(args: SandboxCreateArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
     let new = NewSandbox {
@@ -88,9 +90,14 @@ pub(super) fn create(args: SandboxCreateArgs) -> Result<(), Failure> {
         idle_timeout: args.idle_timeout,
         is_immediate: args.no_wait,
     };
+    let leaving = (!args.no_wait).then(Leaving::listen).transpose()?;
+    if let Some(leaving) = &leaving {
+        leaving.explain(may_be_created(new.name.as_deref()));
+    }
     let mut sandbox = new.create(&mut api)?;
     let id = sandbox.id.to_string();
-    if !args.no_wait {
+    if let Some(leaving) = &leaving {
+        leaving.explain(goes_on(new.name.as_deref().unwrap_or(&id)));
         let waited = wait_until_running(&mut api, sandbox);
         sandbox = waited.map_err(|failure| with_id(failure, &id))?;
     }
@@ -98,6 +105,25 @@ pub(super) fn create(args: SandboxCreateArgs) -> Result<(), Failure> {
         OutputFormat::Json => print::json(&sandbox),
         OutputFormat::Text => print::line(&id),
     }
+}
+
+/// Note for a signal while the call that creates a sandbox has no answer yet.
+fn may_be_created(name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!(
+            "the sandbox goes on, if it is created already: cynode sandbox rm {} deletes it",
+            Target::sandbox(name).word()
+        ),
+        None => "the sandbox goes on, if it is created already: see cynode sandbox list".to_owned(),
+    }
+}
+
+/// Note for a signal while a sandbox does not run yet.
+fn goes_on(name: &str) -> String {
+    format!(
+        "the sandbox goes on: cynode sandbox rm {} deletes it",
+        Target::sandbox(name).word()
+    )
 }
 
 /// Failure of the wait for a sandbox, which may be there.
@@ -157,7 +183,7 @@ mod tests {
     #[test]
     fn body_has_only_what_is_given() {
         let body = |new: &NewSandbox| serde_json::to_value(new.body()).unwrap();
-        let usual = json!({"wait_seconds": MAX_WAIT_SECONDS});
+        let usual = json!({"wait_seconds": FIRST_WAIT_SECONDS});
         assert_eq!(body(&NewSandbox::default()), usual);
         let new = NewSandbox {
             name: Some("a".to_owned()),

@@ -1,7 +1,7 @@
-//! Signals that end this process while it has a terminal in a sandbox, or a sandbox of its own.
+//! Signals that end this process while it has a terminal in a sandbox, a sandbox of its own, or waits for one to run.
 //!
-//! A terminal is restored, and a sandbox that was made for one command is removed, before the process ends as the signal
-//! would have ended it.
+//! A terminal is restored, a sandbox that was made for one command is removed, and a note says what goes on, before the
+//! process ends as the signal would have ended it.
 
 use super::{target::Target, terminal::RawTerminal};
 use crate::{
@@ -21,6 +21,7 @@ const SIGNAL_EXIT: i32 = 128;
 struct ToDo {
     terminal: Option<RawTerminal>,
     sandbox: Option<(ApiClient, Target)>,
+    note: Option<String>,
 }
 
 /// Listener for signals, for as long as this process.
@@ -59,6 +60,11 @@ impl Leaving {
         self.0.lock().sandbox = Some((api, sandbox));
     }
 
+    /// Has a signal print this note, in place of an earlier one.
+    pub(super) fn explain(&self, text: String) {
+        self.0.lock().note = Some(text);
+    }
+
     /// Keeps the sandbox.
     pub(super) fn keep(&self) {
         self.0.lock().sandbox = None;
@@ -77,7 +83,11 @@ async fn first([a, b, c, d]: [(i32, Signal); 4]) -> i32 {
 }
 
 fn leave(to_do: &Mutex<ToDo>, signal: i32) -> ! {
-    let ToDo { terminal, sandbox } = std::mem::take(&mut *to_do.lock());
+    let ToDo {
+        terminal,
+        sandbox,
+        note: text,
+    } = std::mem::take(&mut *to_do.lock());
     if let Some(terminal) = terminal {
         terminal.restore();
     }
@@ -90,6 +100,9 @@ fn leave(to_do: &Mutex<ToDo>, signal: i32) -> ! {
                 sandbox.word()
             ));
         }
+    }
+    if let Some(text) = text {
+        note(&text);
     }
     process::exit(SIGNAL_EXIT + signal)
 }
