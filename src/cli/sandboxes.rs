@@ -50,6 +50,8 @@ pub enum SandboxCommand {
     /// List your snapshots, by name
     Snapshots(SnapshotListArgs),
     /// Delete snapshots that no sandbox uses
+    ///
+    /// A snapshot that queued tasks or sandboxes of yours wait for is kept, unless --force is given: then they fail.
     RmSnapshot(SnapshotsArgs),
 }
 
@@ -284,6 +286,9 @@ pub struct SnapshotsArgs {
     /// Names of the snapshots
     #[arg(required = true, value_parser = snapshot_name, value_name = "NAME")]
     pub names: Vec<String>,
+    /// Delete them also where queued tasks or sandboxes wait for them, which fail then
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Name of a snapshot, also as `--image` takes it and `cynode sandbox snapshot` prints it.

@@ -74,16 +74,30 @@ async fn fail_without_candidate(state: &AppState) -> Result<(), StoreError> {
         }
         for job in state.store.lane_refusals(lane).await? {
             let summary = summary::refused_by_all(&job.refusals);
-            let failed = state.store.job_fail_refused(job.id, summary.clone(), now);
-            if failed.await? {
-                let watch = state.jobs.watches.for_task(job.task);
-                watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
-                let span = task_log::span(job.task, job.attempt);
-                span.in_scope(|| record(state, &job, &summary));
-            }
+            fail(state, &job, &summary, now).await?;
         }
     }
     Ok(())
+}
+
+/// Fails a queued job that no node can run, with this summary; false when it is not queued any more.
+pub(super) async fn fail(
+    state: &AppState,
+    job: &RefusedJob,
+    summary: &str,
+    now: Time,
+) -> Result<bool, StoreError> {
+    let failed = state
+        .store
+        .job_fail_refused(job.id, summary.to_owned(), now);
+    if !failed.await? {
+        return Ok(false);
+    }
+    let watch = state.jobs.watches.for_task(job.task);
+    watch.publish(TaskState::new(TaskStatus::Failed, job.attempt));
+    let span = task_log::span(job.task, job.attempt);
+    span.in_scope(|| record(state, job, summary));
+    Ok(true)
 }
 
 /// Counts and logs the end of a job, within the span of its task. A sandbox that stays is not among the tasks.

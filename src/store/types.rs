@@ -30,7 +30,7 @@ pub use queue::{
 };
 pub use sandboxes::{
     CreateSandboxOutcome, SandboxEnd, SandboxFilter, SandboxLimits, SandboxPage, SandboxRecord,
-    StoredSandbox,
+    SnapshotWaiter, StoredSandbox,
 };
 pub use tasks::{
     CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimit,

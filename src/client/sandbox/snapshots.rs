@@ -74,6 +74,7 @@ pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
 /// `cynode sandbox rm-snapshot`.
 pub(super) fn remove(args: &SnapshotsArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?.with_patience(DELETE_TIMEOUT);
-    let path = |name: &str| format!("/v1/snapshots/{}", encode(name));
+    let query = if args.force { "?force=true" } else { "" };
+    let path = |name: &str| format!("/v1/snapshots/{}{query}", encode(name));
     many::delete(&mut api, args.client.output, &args.names, "removed", path)
 }

@@ -45,6 +45,8 @@ async fn list(state: Arc<AppState>, request: Request) -> Reply {
 async fn delete(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("name", "snapshot")?;
-    sandboxes::delete_snapshot(&state, &caller, name, &request.origin()).await?;
+    let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
+    let origin = request.origin();
+    sandboxes::delete_snapshot(&state, &caller, name, is_forced, &origin).await?;
     response::no_content()
 }

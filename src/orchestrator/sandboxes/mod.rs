@@ -13,6 +13,7 @@ mod claims;
 mod limits;
 mod pass;
 mod snapshot;
+mod snapshot_jobs;
 mod snapshots;
 mod target;
 mod upgraded;

@@ -3,7 +3,7 @@
 //! All nodes are asked at once, each for a short time. What they answer is hostile: only images of the user with a valid
 //! name count.
 
-use super::{answer, snapshot::note};
+use super::{answer, snapshot::note, snapshot_jobs};
 use crate::{
     api::{
         UserId,
@@ -60,11 +60,13 @@ pub(in crate::orchestrator) async fn list(
 }
 
 /// Deletes a snapshot of the caller. Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503
-/// where its node does not answer. Goes on if the caller hangs up.
+/// where its node does not answer. Queued tasks and sandboxes that wait for it are a 409, too, unless the call `is_forced`:
+/// then they end. Goes on if the caller hangs up.
 pub(in crate::orchestrator) async fn delete(
     state: &Arc<AppState>,
     caller: &Caller,
     name: String,
+    is_forced: bool,
     origin: &RequestOrigin,
 ) -> Result<(), ApiError> {
     if check_slug("", &name).is_err() {
@@ -74,7 +76,7 @@ pub(in crate::orchestrator) async fn delete(
     let event = event.to(name.clone());
     let (shared, user) = (Arc::clone(state), caller.user.id);
     let deleted = run_to_end("delete_snapshot", async move {
-        delete_and_record(&shared, user, &name, event).await
+        delete_and_record(&shared, user, &name, is_forced, event).await
     });
     deleted.await.map_err(ApiError::internal)?
 }
@@ -84,9 +86,10 @@ async fn delete_and_record(
     state: &AppState,
     user: UserId,
     name: &str,
+    is_forced: bool,
     event: AuditEvent,
 ) -> Result<(), ApiError> {
-    let deletion = delete_everywhere(state, user, name).await;
+    let deletion = delete_unless_awaited(state, user, name, is_forced).await;
     let deletion = deletion.unwrap_or_else(|error| Deletion {
         slugs: Vec::new(),
         failure: Some(error),
@@ -94,6 +97,24 @@ async fn delete_and_record(
     let event = deletion.describe(event);
     state.identity.record_audit(event).await?;
     deletion.failure.map_or(Ok(()), Err)
+}
+
+/// Deletes a snapshot that no queued job waits for, or any where the call `is_forced`. Once it is gone, jobs that wait for
+/// it end.
+async fn delete_unless_awaited(
+    state: &AppState,
+    user: UserId,
+    name: &str,
+    is_forced: bool,
+) -> Result<Deletion, ApiError> {
+    if !is_forced && let Some(problem) = snapshot_jobs::awaited_by(state, user, name).await? {
+        return Err(problem.into());
+    }
+    let deletion = delete_everywhere(state, user, name).await?;
+    if deletion.failure.is_none() {
+        snapshot_jobs::fail_waiting(state, user, name).await;
+    }
+    Ok(deletion)
 }
 
 /// What became of a snapshot that was to be deleted.

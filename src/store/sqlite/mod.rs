@@ -40,6 +40,7 @@ mod retention;
 mod rows;
 mod sandboxes;
 mod sessions;
+mod snapshots;
 mod space;
 mod task_lists;
 mod task_names;

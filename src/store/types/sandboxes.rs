@@ -97,6 +97,17 @@ pub struct StoredSandbox {
     pub end: SandboxEnd,
 }
 
+/// Queued task or sandbox that starts from a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotWaiter {
+    /// Id of the task, or of the sandbox.
+    pub task: TaskId,
+    /// Name, where it has one.
+    pub name: Option<String>,
+    /// Whether it is a sandbox that stays.
+    pub is_sandbox: bool,
+}
+
 /// End of the job of a sandbox, as far as it is stored.
 #[derive(Clone, Debug, Default)]
 pub struct SandboxEnd {

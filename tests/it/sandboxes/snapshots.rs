@@ -109,7 +109,19 @@ fn snapshot_starts_others_and_belongs_to_user() {
         assert!(detail.contains("cynode sandbox snapshots"), "{problem}");
     }
     delete(admin, "/v1/snapshots/base").problem(404, "not-found");
-    delete(&ann, "/v1/snapshots/base").expect(204);
+    let awaited = delete(&ann, "/v1/snapshots/base").problem(409, "conflict");
+    let detail = awaited["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("wait for the snapshot base: task "),
+        "{detail}"
+    );
+    delete(&ann, "/v1/snapshots/base?force=maybe").problem(400, "invalid-request");
+    delete(&ann, "/v1/snapshots/base?force=true").expect(204);
+    let path = format!("/v1/tasks/{}", task["id"].as_str().unwrap());
+    let ended = ann.get(&path).json(200);
+    assert_eq!(ended["status"], "failed", "{ended}");
+    let summary = "its image snapshot:base was deleted before it started";
+    assert_eq!(ended["summary"], summary);
     delete(&ann, "/v1/snapshots/base").problem(404, "not-found");
     delete(&ann, "/v1/snapshots/A%20b").problem(404, "not-found");
     ann.post("/v1/sandboxes", &from)
@@ -118,7 +130,7 @@ fn snapshot_starts_others_and_belongs_to_user() {
     let events = admin.get("/v1/audit?action=snapshot.delete").json(200);
     let outcomes = events["events"].as_array().unwrap().iter();
     let outcomes: Vec<_> = outcomes.map(|event| &event["outcome"]).collect();
-    assert_eq!(outcomes, ["failure", "success", "failure"]);
+    assert_eq!(outcomes, ["failure", "success", "failure", "failure"]);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Operations of snapshots.
 
-use super::operation::{Operation, operation};
+use super::{
+    operation::{Operation, operation},
+    schemas::schema_of,
+};
 use crate::api::snapshots::{CreateSnapshot, Snapshot, SnapshotList};
 use http::Method;
 
@@ -8,6 +11,10 @@ const CREATE: &str = "\
 The snapshot has the files in `/workspace` and those that changed in the image; processes are not saved. It stays on the node \
 of the sandbox, and `image: \"snapshot:NAME\"` starts a task or a sandbox from it there. One of the same name is replaced. The \
 answer comes when it is made, which may take minutes; it is made also where the caller does not wait.";
+
+const DELETE: &str = "\
+409 while a sandbox uses it, and while queued tasks or sandboxes of its user wait for it, unless `force` is true: they end as \
+failed then, since no other node can run them.";
 
 /// All operations.
 pub(super) fn all() -> Vec<Operation> {
@@ -36,6 +43,12 @@ pub(super) fn all() -> Vec<Operation> {
             "/v1/snapshots/{name}",
             "delete_snapshot",
             "Delete a snapshot that no sandbox uses",
+        )
+        .described(DELETE)
+        .query(
+            "force",
+            "Delete it also where queued tasks or sandboxes wait for it: they fail.",
+            schema_of::<bool>,
         )
         .fails_with(409),
     ]

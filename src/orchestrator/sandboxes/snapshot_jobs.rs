@@ -1,0 +1,121 @@
+//! Queued jobs that wait for a snapshot: they keep it from being deleted, and end where it is deleted nevertheless.
+//!
+//! No other node can run them, so without their snapshot they would stay queued for ever. A job that is queued while the
+//! snapshot is being deleted ends as well.
+
+use crate::{
+    api::{
+        UserId,
+        problem::{Problem, ProblemKind},
+        snapshots::{PREFIX, image_of},
+        time::Time,
+    },
+    errors,
+    orchestrator::{AppState, refusals},
+    store::{SnapshotWaiter, StoreError},
+};
+
+/// Number of waiting tasks and sandboxes that an error names.
+const NAMED_LIMIT: usize = 3;
+
+/// 409 that names the queued tasks and sandboxes of a user that wait for the snapshot of this name; `None` without any.
+pub(super) async fn awaited_by(
+    state: &AppState,
+    user: UserId,
+    name: &str,
+) -> Result<Option<Problem>, StoreError> {
+    let lanes = state
+        .store
+        .lane_list_of_snapshot(user, &image_of(user, name));
+    if lanes.is_empty() {
+        return Ok(None);
+    }
+    let waiters = state.store.snapshot_waiters(lanes, NAMED_LIMIT + 1).await?;
+    Ok((!waiters.is_empty()).then(|| awaited(name, &waiters)))
+}
+
+/// Problem of a snapshot that these tasks and sandboxes wait for.
+fn awaited(name: &str, waiters: &[SnapshotWaiter]) -> Problem {
+    let named = waiters.iter().take(NAMED_LIMIT).map(|waiter| {
+        let kind = if waiter.is_sandbox { "sandbox" } else { "task" };
+        match &waiter.name {
+            Some(name) => format!("{kind} {name}"),
+            None => format!("{kind} {}", waiter.task),
+        }
+    });
+    let mut named = named.collect::<Vec<_>>().join(", ");
+    if waiters.len() > NAMED_LIMIT {
+        named.push_str(" and others");
+    }
+    let detail = format!(
+        "queued tasks or sandboxes wait for the snapshot {name}: {named}; wait until they have started, cancel them (cynode \
+         task cancel, cynode sandbox rm), or delete it with force=true (cynode sandbox rm-snapshot --force), which ends them"
+    );
+    Problem::new(ProblemKind::Conflict, detail)
+}
+
+/// Fails the queued jobs of a user that wait for the snapshot of this name, which was deleted, unless a node has it still.
+pub(super) async fn fail_waiting(state: &AppState, user: UserId, name: &str) {
+    if let Err(error) = try_fail_waiting(state, user, name).await {
+        let error = errors::chain(&error);
+        tracing::warn!(
+            error,
+            "jobs of a deleted snapshot can't be ended; they stay queued until they are canceled"
+        );
+    }
+}
+
+async fn try_fail_waiting(state: &AppState, user: UserId, name: &str) -> Result<(), StoreError> {
+    let image = image_of(user, name);
+    let nodes = state.store.node_list().await?;
+    if nodes
+        .iter()
+        .any(|node| node.capability.has_local_image(&image))
+    {
+        return Ok(());
+    }
+    let summary = format!("its image {PREFIX}{name} was deleted before it started");
+    for lane in state.store.lane_list_of_snapshot(user, &image) {
+        // A read has a limit; jobs that ended are not in the next one.
+        loop {
+            let mut has_ended = false;
+            for job in state.store.lane_refusals(lane.clone()).await? {
+                has_ended |= refusals::fail(state, &job, &summary, Time::now()).await?;
+            }
+            if !has_ended {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::TaskId;
+
+    #[test]
+    fn refusal_names_those_that_wait() {
+        let waiter = |name: &str, is_sandbox| SnapshotWaiter {
+            task: TaskId::new(),
+            name: Some(name.to_owned()),
+            is_sandbox,
+        };
+        let mut waiters = vec![waiter("build-2", false), waiter("dev", true)];
+        let detail = awaited("base", &waiters).detail;
+        assert!(
+            detail.contains("base: task build-2, sandbox dev; "),
+            "{detail}"
+        );
+        let nameless = SnapshotWaiter {
+            name: None,
+            ..waiter("", false)
+        };
+        let id = nameless.task;
+        waiters.extend([nameless, waiter("last", true)]);
+        let detail = awaited("base", &waiters).detail;
+        let expected = format!("sandbox dev, task {id} and others; ");
+        assert!(detail.contains(&expected), "{detail}");
+    }
+}
