@@ -36,7 +36,8 @@ pub struct Snapshot {
     pub image: String,
     /// Slug of the node that has it. Only this node runs it.
     pub node_slug: String,
-    /// Handle of its user, where an admin made it of another user's sandbox. Only that user can start from it.
+    /// Handle of its user, where an admin made it of another user's sandbox or lists those of users. Only that user can
+    /// start from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// Space that it takes on its node, without its image, in bytes.
@@ -48,7 +49,7 @@ pub struct Snapshot {
 /// Answer of `GET /v1/snapshots`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotList {
-    /// Snapshots of the caller, by name.
+    /// Snapshots of the caller, by name; where an admin names users, theirs, by owner.
     pub snapshots: Vec<Snapshot>,
     /// Slugs of nodes that did not answer: snapshots there are not listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -87,10 +88,12 @@ pub fn image_of(user: UserId, name: &str) -> String {
     format!("{REPOSITORY}{user}:{name}")
 }
 
-/// Name of a snapshot, where its image is one of this user.
-pub fn name_in(image: &str, user: UserId) -> Option<&str> {
-    let (owner, name) = image.strip_prefix(REPOSITORY)?.split_once(':')?;
-    (owner == user.to_string()).then_some(name)
+/// User and name of the snapshot that an image is; `None` of other images. The name may be invalid.
+pub fn user_and_name(image: &str) -> Option<(UserId, &str)> {
+    let (user, name) = image.strip_prefix(REPOSITORY)?.split_once(':')?;
+    let id: UserId = user.parse().ok()?;
+    // An id has other forms, which are no image of ours.
+    (id.to_string() == user).then_some((id, name))
 }
 
 /// Whether an image in normal form is a snapshot of some user.
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn snapshot_is_resolved_for_its_user() {
-        let (ann, bob) = (UserId::new(), UserId::new());
+        let ann = UserId::new();
         let resolve = |image: &str| resolve_image(Some(image.to_owned()), ann);
         assert_eq!(resolve_image(None, ann), Ok(None));
         assert_eq!(resolve("alpine:3").unwrap().as_deref(), Some("alpine:3"));
@@ -155,8 +158,10 @@ mod tests {
         let parsed: ImageRef = image.parse().unwrap();
         assert_eq!(parsed.as_str(), image, "it is in normal form");
         assert!(parsed.is_snapshot() && parsed.is_local());
-        assert_eq!(name_in(&image, ann), Some("a-1"));
-        assert_eq!(name_in(&image, bob), None);
+        assert_eq!(user_and_name(&image), Some((ann, "a-1")));
+        let upper = image.replace(&ann.to_string(), &ann.to_string().to_uppercase());
+        assert_eq!(user_and_name(&upper), None);
+        assert_eq!(user_and_name("localhost/x:1"), None);
         assert_eq!(shown_image(image), "snapshot:a-1");
         assert_eq!(shown_image("localhost/x:1".to_owned()), "localhost/x:1");
     }

@@ -277,6 +277,12 @@ pub struct SandboxSnapshotArgs {
 pub struct SnapshotListArgs {
     #[command(flatten)]
     pub client: ClientFlags,
+    /// List the snapshots of all users, with their owners; admins only
+    #[arg(long, conflicts_with = "user")]
+    pub all: bool,
+    /// List the snapshots of this user; admins only
+    #[arg(long, value_name = "HANDLE")]
+    pub user: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -289,6 +295,9 @@ pub struct SnapshotsArgs {
     /// Delete them also where queued tasks or sandboxes wait for them, which fail then
     #[arg(long)]
     pub force: bool,
+    /// Delete snapshots of this user; admins only
+    #[arg(long, value_name = "HANDLE")]
+    pub user: Option<String>,
 }
 
 /// Name of a snapshot, also as `--image` takes it and `cynode sandbox snapshot` prints it.

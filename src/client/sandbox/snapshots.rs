@@ -49,19 +49,32 @@ pub(super) fn save(args: &SandboxSnapshotArgs) -> Result<(), Failure> {
 
 /// `cynode sandbox snapshots`.
 pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
-    let list: SnapshotList = ApiClient::from_args(&args.client)?.get("/v1/snapshots")?;
+    let users = args.user.as_deref().or(args.all.then_some("all"));
+    let query = users.map_or_else(String::new, |users| format!("?user={}", encode(users)));
+    let path = format!("/v1/snapshots{query}");
+    let list: SnapshotList = ApiClient::from_args(&args.client)?.get(&path)?;
     if args.client.output == OutputFormat::Json {
         return print::json(&list);
     }
-    let rows = list.snapshots.iter().map(|snapshot| {
+    let row = |snapshot: &Snapshot| {
         [
             clean(&snapshot.name),
             clean(&snapshot.node_slug),
             print::size(snapshot.size_bytes),
             snapshot.created_at.to_string(),
         ]
-    });
-    print::table(["NAME", "NODE", "SIZE", "CREATED"], rows)?;
+    };
+    let snapshots = list.snapshots.iter();
+    if users.is_some() {
+        let rows = snapshots.map(|snapshot| {
+            let [name, node, size, created] = row(snapshot);
+            let owner = clean(snapshot.owner.as_deref().unwrap_or_default());
+            [owner, name, node, size, created]
+        });
+        print::table(["OWNER", "NAME", "NODE", "SIZE", "CREATED"], rows)?;
+    } else {
+        print::table(["NAME", "NODE", "SIZE", "CREATED"], snapshots.map(row))?;
+    }
     if !list.unreachable_nodes.is_empty() {
         let nodes = clean(&list.unreachable_nodes.join(", "));
         note(&format!(
@@ -74,7 +87,9 @@ pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
 /// `cynode sandbox rm-snapshot`.
 pub(super) fn remove(args: &SnapshotsArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?.with_patience(DELETE_TIMEOUT);
-    let query = if args.force { "?force=true" } else { "" };
+    let user = args.user.as_deref();
+    let user = user.map_or_else(String::new, |user| format!("&user={}", encode(user)));
+    let query = format!("?force={}{user}", args.force);
     let path = |name: &str| format!("/v1/snapshots/{}{query}", encode(name));
     many::delete(&mut api, args.client.output, &args.names, "removed", path)
 }

@@ -1,15 +1,15 @@
 //! Snapshots of sandboxes that stay: make, list, delete.
 
-use super::{AppState, authenticate, sandbox_calls::pass_caller};
+use super::{AppState, authenticate, authenticate_admin, sandbox_calls::pass_caller};
 use crate::{
-    api::{api_keys::Scope, snapshots::CreateSnapshot},
+    api::{api_keys::Scope, audit::AuditAction, error::ApiError, snapshots::CreateSnapshot},
     http::{
         request::Request,
         response::{self, Reply},
         router::RouterBuilder,
     },
-    identity::Access,
-    orchestrator::sandboxes,
+    identity::{Access, Caller},
+    orchestrator::sandboxes::{self, DeleteSnapshot},
 };
 use http::{Method, StatusCode};
 use std::sync::Arc;
@@ -38,15 +38,32 @@ async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
 }
 
 async fn list(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request, ACCESS).await?;
-    response::ok(&sandboxes::list_snapshots(&state, &caller).await?)
+    let (caller, users) = caller_and_user(&state, &request, AuditAction::AdminRead).await?;
+    response::ok(&sandboxes::list_snapshots(&state, &caller, users).await?)
 }
 
 async fn delete(state: Arc<AppState>, request: Request) -> Reply {
-    let caller = authenticate(&state, &request, ACCESS).await?;
-    let name = request.param("name", "snapshot")?;
-    let is_forced = request.query_as("force", "true or false")?.unwrap_or(false);
-    let origin = request.origin();
-    sandboxes::delete_snapshot(&state, &caller, name, is_forced, &origin).await?;
+    let action = AuditAction::SnapshotDelete;
+    let (caller, user) = caller_and_user(&state, &request, action).await?;
+    let delete = DeleteSnapshot {
+        name: request.param("name", "snapshot")?,
+        user,
+        is_forced: request.query_as("force", "true or false")?.unwrap_or(false),
+    };
+    sandboxes::delete_snapshot(&state, &caller, delete, &request.origin()).await?;
     response::no_content()
+}
+
+/// Caller, and the query parameter `user`, which only an admin may give.
+async fn caller_and_user(
+    state: &AppState,
+    request: &Request,
+    action: AuditAction,
+) -> Result<(Caller, Option<String>), ApiError> {
+    let user = request.query("user");
+    let caller = match user {
+        Some(_) => authenticate_admin(state, request, ACCESS, action).await?,
+        None => authenticate(state, request, ACCESS).await?,
+    };
+    Ok((caller, user))
 }

@@ -14,6 +14,7 @@ mod limits;
 mod pass;
 mod snapshot;
 mod snapshot_jobs;
+mod snapshot_list;
 mod snapshots;
 mod target;
 mod upgraded;
@@ -23,8 +24,9 @@ pub(super) use claims::SnapshotClaims;
 pub(super) use limits::PassLimits;
 pub(super) use pass::{PassCaller, PassedCall, exec, pass, terminal};
 pub(super) use snapshot::take as take_snapshot;
+pub(super) use snapshot_list::list as list_snapshots;
 pub(super) use snapshots::{
-    check_known as check_snapshot, delete as delete_snapshot, list as list_snapshots,
+    DeleteSnapshot, check_known as check_snapshot, delete as delete_snapshot,
 };
 pub(super) use target::Place;
 

@@ -12,7 +12,7 @@ use super::{
     answer::{self, RETRY_SECONDS},
     body, find,
     pass::{self, PassCaller},
-    snapshots,
+    snapshot_list::{self, Owners},
     target::{Place, Target, TargetLoss, target},
 };
 use crate::{
@@ -98,7 +98,7 @@ async fn make(
     image: &str,
 ) -> Result<Snapshot, ApiError> {
     let saved = save(state, caller, (target, node), image).await?;
-    let snapshot = snapshots::shown(&node.slug, owner, &saved)
+    let snapshot = snapshot_list::shown(&node.slug, &Owners::one(owner), &saved)
         .filter(|_| saved.image == image)
         .ok_or_else(|| unclear(&node.slug))?;
     note(state, node, image, true).await;

@@ -1,82 +1,107 @@
-//! Snapshots of a user, as the nodes list them: list, delete, and whether there is one.
-//!
-//! All nodes are asked at once, each for a short time. What they answer is hostile: only images of the user with a valid
-//! name count.
+//! Snapshots of a user: delete one, and whether there is one. Nodes [list](super::snapshot_list) them.
 
-use super::{answer, snapshot::note, snapshot_jobs};
+use super::{
+    answer,
+    snapshot::note,
+    snapshot_jobs,
+    snapshot_list::{Owners, can_save, find, user_of_handle},
+};
 use crate::{
     api::{
         UserId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
-        nodes::{check_slug, features},
+        nodes::check_slug,
         problem::{Problem, ProblemKind},
-        snapshots::{
-            PREFIX, Snapshot, SnapshotList, StoredSnapshot, image_of, is_snapshot, name_in,
-            shown_image,
-        },
-        time::Time,
+        snapshots::{PREFIX, image_of, is_snapshot, shown_image},
     },
     background::run_to_end,
     identity::Caller,
     orchestrator::{AppState, nodes},
     store::Node,
 };
-use futures_util::future::join_all;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Time for a node to list its snapshots.
-const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a node to delete one.
 const DELETE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Seconds after which a node that did not answer may.
 const RETRY_SECONDS: u64 = 10;
-/// Largest size that passes: the largest whole number that all readers of JSON have.
-const MAX_SIZE_BYTES: u64 = 1 << 53;
 
-/// Snapshots of a user on all nodes that answered, by name and node.
-struct Found {
-    snapshots: Vec<(Node, Snapshot)>,
-    /// Nodes that did not answer, and may have others.
-    unreachable: Vec<Node>,
+/// Request to delete a snapshot.
+pub(in crate::orchestrator) struct DeleteSnapshot {
+    /// Name of the snapshot.
+    pub(in crate::orchestrator) name: String,
+    /// Handle of its user, where an admin names one; else it is the caller's.
+    pub(in crate::orchestrator) user: Option<String>,
+    /// Whether it is deleted also where queued jobs wait for it.
+    pub(in crate::orchestrator) is_forced: bool,
 }
 
-/// Lists the snapshots of the caller.
-pub(in crate::orchestrator) async fn list(
-    state: &AppState,
-    caller: &Caller,
-) -> Result<SnapshotList, ApiError> {
-    let found = find(state, caller.user.id).await?;
-    let snapshots = found.snapshots.into_iter();
-    Ok(SnapshotList {
-        snapshots: snapshots.map(|(_, snapshot)| snapshot).collect(),
-        unreachable_nodes: found
-            .unreachable
-            .into_iter()
-            .map(|node| node.slug)
-            .collect(),
-    })
+/// Snapshot that is to be deleted.
+struct Subject {
+    user: UserId,
+    /// Handle of that user, where it is not the caller.
+    owner: Option<String>,
+    name: String,
 }
 
-/// Deletes a snapshot of the caller. Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503
+impl Subject {
+    /// Image of the snapshot.
+    fn image(&self) -> String {
+        image_of(self.user, &self.name)
+    }
+
+    /// Text that names it in the audit log.
+    fn audit_target(&self) -> String {
+        match &self.owner {
+            Some(owner) => format!("{} of {owner}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// 404 of a snapshot that is not there.
+    fn unknown(&self) -> Problem {
+        let Some(owner) = &self.owner else {
+            return Problem::unknown_snapshot(&self.name);
+        };
+        let detail = format!(
+            "{owner} has no snapshot of this name; cynode sandbox snapshots --user {owner} lists those there are"
+        );
+        Problem::new(ProblemKind::NotFound, detail)
+    }
+}
+
+/// Deletes a snapshot of the caller, or of the user that an admin names. Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503
 /// where its node does not answer. Queued tasks and sandboxes that wait for it are a 409, too, unless the call `is_forced`:
 /// then they end. Goes on if the caller hangs up.
 pub(in crate::orchestrator) async fn delete(
     state: &Arc<AppState>,
     caller: &Caller,
-    name: String,
-    is_forced: bool,
+    request: DeleteSnapshot,
     origin: &RequestOrigin,
 ) -> Result<(), ApiError> {
-    if check_slug("", &name).is_err() {
-        return Err(Problem::unknown_snapshot(&name).into());
+    let DeleteSnapshot {
+        name,
+        user,
+        is_forced,
+    } = request;
+    let (user, owner) = match user {
+        Some(handle) => {
+            let (user, handle) = user_of_handle(state, &handle).await?;
+            (user, Some(handle).filter(|_| user != caller.user.id))
+        }
+        None => (caller.user.id, None),
+    };
+    let subject = Subject { user, owner, name };
+    if check_slug("", &subject.name).is_err() {
+        return Err(subject.unknown().into());
     }
     let event = caller.audit_event(AuditAction::SnapshotDelete, origin);
-    let event = event.to(name.clone());
-    let (shared, user) = (Arc::clone(state), caller.user.id);
+    let event = event.to(subject.audit_target());
+    let shared = Arc::clone(state);
     let deleted = run_to_end("delete_snapshot", async move {
-        delete_and_record(&shared, user, &name, is_forced, event).await
+        delete_and_record(&shared, &subject, is_forced, event).await
     });
     deleted.await.map_err(ApiError::internal)?
 }
@@ -84,12 +109,11 @@ pub(in crate::orchestrator) async fn delete(
 /// Deletes a snapshot, and records what became of it.
 async fn delete_and_record(
     state: &AppState,
-    user: UserId,
-    name: &str,
+    subject: &Subject,
     is_forced: bool,
     event: AuditEvent,
 ) -> Result<(), ApiError> {
-    let deletion = delete_unless_awaited(state, user, name, is_forced).await;
+    let deletion = delete_unless_awaited(state, subject, is_forced).await;
     let deletion = deletion.unwrap_or_else(|error| Deletion {
         slugs: Vec::new(),
         failure: Some(error),
@@ -103,14 +127,14 @@ async fn delete_and_record(
 /// it end.
 async fn delete_unless_awaited(
     state: &AppState,
-    user: UserId,
-    name: &str,
+    subject: &Subject,
     is_forced: bool,
 ) -> Result<Deletion, ApiError> {
+    let (user, name) = (subject.user, subject.name.as_str());
     if !is_forced && let Some(problem) = snapshot_jobs::awaited_by(state, user, name).await? {
         return Err(problem.into());
     }
-    let deletion = delete_everywhere(state, user, name).await?;
+    let deletion = delete_everywhere(state, subject).await?;
     if deletion.failure.is_none() {
         snapshot_jobs::fail_waiting(state, user, name).await;
     }
@@ -159,7 +183,7 @@ pub(in crate::orchestrator) async fn check_known(
     }
     // A report may be older than the snapshot.
     let shown = shown_image(image.to_owned());
-    let found = find(state, user).await?;
+    let found = find(state, &Owners::one(user)).await?;
     let newer = found
         .snapshots
         .iter()
@@ -175,100 +199,12 @@ pub(in crate::orchestrator) async fn check_known(
     Err(Problem::field("/image", detail).into())
 }
 
-fn can_save(node: &Node) -> bool {
-    node.capability.has_feature(features::SNAPSHOTS)
-}
-
-/// Asks all nodes for the snapshots of a user.
-async fn find(state: &AppState, user: UserId) -> Result<Found, ApiError> {
-    let nodes = state.store.node_list().await?;
-    let asked = nodes.into_iter().filter(can_save).map(|node| async move {
-        let answer = list_at(state, &node).await;
-        (node, answer)
-    });
-    let mut found = Found {
-        snapshots: Vec::new(),
-        unreachable: Vec::new(),
-    };
-    for (node, answer) in join_all(asked).await {
-        match answer {
-            Ok(stored) => {
-                let own = own(&node.slug, user, &stored).into_values();
-                let own = own.map(|snapshot| (node.clone(), snapshot));
-                found.snapshots.extend(own);
-            }
-            Err(NoAnswer::Silent) => found.unreachable.push(node),
-            Err(NoAnswer::Offline) if names_own(&node, user) => found.unreachable.push(node),
-            Err(NoAnswer::Offline) => {}
-        }
-    }
-    let order =
-        |(_, snapshot): &(Node, Snapshot)| (snapshot.name.clone(), snapshot.node_slug.clone());
-    found.snapshots.sort_by_cached_key(order);
-    Ok(found)
-}
-
-/// Whether the last report of a node names a snapshot of this user.
-fn names_own(node: &Node, user: UserId) -> bool {
-    let images = node.capability.local_images().unwrap_or_default();
-    images.iter().any(|image| name_in(image, user).is_some())
-}
-
-/// Reason for which a node's snapshots are unknown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum NoAnswer {
-    /// It was not asked.
-    Offline,
-    /// It was asked, and did not answer as it should.
-    Silent,
-}
-
-async fn list_at(state: &AppState, node: &Node) -> Result<Vec<StoredSnapshot>, NoAnswer> {
-    let client = nodes::online_client(state, node).map_err(|_| NoAnswer::Offline)?;
-    match timeout(LIST_TIMEOUT, client.snapshots()).await {
-        Ok(Ok(listed)) => Ok(listed.snapshots),
-        Ok(Err(error)) => {
-            tracing::warn!(node = node.slug, %error, "node did not list its snapshots");
-            Err(NoAnswer::Silent)
-        }
-        Err(_) => Err(NoAnswer::Silent),
-    }
-}
-
-/// Snapshots of a user among those of a node, by name.
-fn own(slug: &str, user: UserId, stored: &[StoredSnapshot]) -> BTreeMap<String, Snapshot> {
-    let own = stored.iter().filter_map(|stored| {
-        let snapshot = shown(slug, user, stored)?;
-        Some((snapshot.name.clone(), snapshot))
-    });
-    own.collect()
-}
-
-/// Snapshot of a user as the node of this slug stores it; `None` where it is another's, or is not valid.
-pub(super) fn shown(slug: &str, user: UserId, stored: &StoredSnapshot) -> Option<Snapshot> {
-    let name = name_in(&stored.image, user)?;
-    check_slug("", name).ok()?;
-    Some(Snapshot {
-        name: name.to_owned(),
-        image: format!("{PREFIX}{name}"),
-        node_slug: slug.to_owned(),
-        owner: None,
-        size_bytes: stored.size_bytes.min(MAX_SIZE_BYTES),
-        // The clock of the node may be ahead.
-        created_at: stored.created_at.min(Time::now()),
-    })
-}
-
 /// Deletes a snapshot on each node that has it. One that fails does not keep it on the others; the first failure counts.
-async fn delete_everywhere(
-    state: &AppState,
-    user: UserId,
-    name: &str,
-) -> Result<Deletion, ApiError> {
-    let image = image_of(user, name);
-    let found = find(state, user).await?;
+async fn delete_everywhere(state: &AppState, subject: &Subject) -> Result<Deletion, ApiError> {
+    let image = subject.image();
+    let found = find(state, &Owners::one(subject.user)).await?;
     let holders = found.snapshots.iter();
-    let holders = holders.filter(|(_, snapshot)| snapshot.name == name);
+    let holders = holders.filter(|(_, snapshot)| snapshot.name == subject.name);
     let mut deletion = Deletion::default();
     for (node, _) in holders {
         let slug = &node.slug;
@@ -289,7 +225,7 @@ async fn delete_everywhere(
         let may_have = |node: &&Node| node.capability.has_local_image(&image);
         let problem = match found.unreachable.iter().find(may_have) {
             Some(node) => silent(&node.slug),
-            None => Problem::unknown_snapshot(name),
+            None => subject.unknown(),
         };
         deletion.failure = Some(problem.into());
     }
@@ -323,7 +259,7 @@ fn silent(slug: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::audit::AuditOutcome;
+    use crate::api::{audit::AuditOutcome, time::Time};
 
     #[test]
     fn audit_names_nodes_that_deleted() {
@@ -344,33 +280,5 @@ mod tests {
         assert_eq!(reason, format!("{kind}; deleted on a"));
         let (outcome, reason) = describe(&[], Some(silent("b")));
         assert_eq!((outcome, reason.as_str()), (AuditOutcome::Failure, kind));
-    }
-
-    #[test]
-    fn only_valid_snapshots_of_user_count() {
-        let (ann, bob) = (UserId::new(), UserId::new());
-        let stored = |image: String| StoredSnapshot {
-            image,
-            image_id: String::new(),
-            size_bytes: u64::MAX,
-            created_at: Time::now().plus(Duration::from_hours(9)),
-        };
-        let all = [
-            stored(image_of(ann, "b")),
-            stored(image_of(ann, "a")),
-            stored(image_of(ann, "a")),
-            stored(image_of(bob, "c")),
-            stored(image_of(ann, "\u{1b}[2J")),
-            stored(image_of(ann, "")),
-            stored("localhost/tool:1".to_owned()),
-        ];
-        let own = own("box", ann, &all);
-        let names: Vec<_> = own.keys().map(String::as_str).collect();
-        assert_eq!(names, ["a", "b"]);
-        let shown = &own["a"];
-        assert_eq!(shown.image, "snapshot:a");
-        assert_eq!(shown.node_slug, "box");
-        assert_eq!(shown.size_bytes, MAX_SIZE_BYTES);
-        assert!(shown.created_at <= Time::now());
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::{UserId, audit::AuditEvent, auth::User, time::Time};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 /// Whether the database at `path` has users. An orchestrator may run on it.
 pub fn has_users(path: &Path) -> Result<bool, StoreError> {
@@ -149,6 +149,16 @@ impl Store {
         self.read(move |c| {
             let sql = format!("SELECT {COLUMNS} FROM users WHERE handle = ?1");
             Ok(c.query_row(&sql, [&handle], record).optional()?)
+        })
+        .await
+    }
+
+    /// Handles of all users by id, as one of the lists of the user `by`.
+    pub async fn user_handles(&self, by: UserId) -> Result<HashMap<UserId, String>, StoreError> {
+        self.list(by, |c| {
+            let mut statement = c.prepare_cached("SELECT id, handle FROM users")?;
+            let handles = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(handles.collect::<Result<_, _>>()?)
         })
         .await
     }

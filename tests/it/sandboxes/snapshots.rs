@@ -134,6 +134,52 @@ fn snapshot_starts_others_and_belongs_to_user() {
 }
 
 #[test]
+fn admin_sees_and_deletes_snapshots_of_others() {
+    let stored = Stored::default();
+    let node = stored.clone();
+    let scene = scene(move |call, answer| node.answer(call, answer));
+    let admin = &scene.admin;
+    let ann = scene.orchestrator.add_user(admin, "ann");
+    let stranger = "localhost/cynode-snapshots/0192d3a0-0000-7000-8000-000000000000:c";
+    *stored.0.lock().unwrap() = vec![
+        made(&image_of(&ann, "base")),
+        made(&image_of(admin, "own")),
+        made(stranger),
+    ];
+    let listed = |user: &str| {
+        let list = admin.get(&format!("/v1/snapshots?user={user}")).json(200);
+        let snapshots = list["snapshots"].as_array().unwrap().iter();
+        let pairs = snapshots.map(|one| [&one["owner"], &one["name"]].map(ToString::to_string));
+        pairs.map(|pair| pair.join(" ")).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("all"), [r#""admin" "own""#, r#""ann" "base""#]);
+    assert_eq!(listed("ann"), [r#""ann" "base""#]);
+    for user in ["all", "admin", "ann"] {
+        let path = format!("/v1/snapshots?user={user}");
+        ann.get(&path).problem(403, "forbidden");
+    }
+    admin
+        .get("/v1/snapshots?user=nobody")
+        .problem(404, "not-found");
+
+    delete(&ann, "/v1/snapshots/own?user=admin").problem(403, "forbidden");
+    delete(admin, "/v1/snapshots/base").problem(404, "not-found");
+    delete(admin, "/v1/snapshots/base?user=nobody").problem(404, "not-found");
+    delete(admin, "/v1/snapshots/base?user=ann").expect(204);
+    let again = delete(admin, "/v1/snapshots/base?user=ann").problem(404, "not-found");
+    let detail = again["detail"].as_str().unwrap();
+    assert!(detail.contains("ann has no snapshot"), "{detail}");
+    assert_eq!(listed("all"), [r#""admin" "own""#]);
+    let events = admin.get("/v1/audit?action=snapshot.delete").json(200);
+    let mut events = events["events"].as_array().unwrap().iter();
+    let event = events.find(|event| event["outcome"] == "success").unwrap();
+    assert_eq!(
+        (&event["actor"], &event["target"]),
+        (&json!("admin"), &json!("base of ann"))
+    );
+}
+
+#[test]
 fn snapshot_of_admin_is_owners() {
     let stored = Stored::default();
     let scene = scene(move |call, answer| stored.answer(call, answer));

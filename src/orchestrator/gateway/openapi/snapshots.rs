@@ -2,7 +2,7 @@
 
 use super::{
     operation::{Operation, operation},
-    schemas::schema_of,
+    schemas::{any_text, schema_of},
 };
 use crate::api::snapshots::{CreateSnapshot, Snapshot, SnapshotList};
 use http::Method;
@@ -37,6 +37,12 @@ pub(super) fn all() -> Vec<Operation> {
             "list_snapshots",
             "List your snapshots, by name, as their nodes have them now",
         )
+        .query(
+            "user",
+            "Snapshots of the user of this handle, or of `all` users, with their `owner`. Admins only.",
+            any_text,
+        )
+        .fails_with(404)
         .returns::<SnapshotList>(),
         operation(
             Method::DELETE,
@@ -50,6 +56,7 @@ pub(super) fn all() -> Vec<Operation> {
             "Delete it also where queued tasks or sandboxes wait for it: they fail.",
             schema_of::<bool>,
         )
+        .query("user", "Handle of the user whose snapshot it is. Admins only.", any_text)
         .fails_with(409),
     ]
 }
