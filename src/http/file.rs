@@ -1,11 +1,13 @@
 //! Responses whose body is a file of any size, or a range of it.
 
 use super::{
-    range::{Requested, requested},
     request::Request,
     response::{Body, Reply},
 };
-use crate::api::problem::{Problem, ProblemKind};
+use crate::{
+    api::problem::{Problem, ProblemKind},
+    range::{Requested, requested},
+};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http::{HeaderValue, StatusCode, header};

@@ -21,7 +21,6 @@ pub mod log_query;
 pub mod metrics;
 pub mod private;
 pub mod query;
-mod range;
 pub mod request;
 pub mod resolve;
 pub mod response;
@@ -31,7 +30,7 @@ pub mod untrusted;
 pub mod upgrade;
 mod warnings;
 
-pub use range::UploadPart;
+pub use crate::range::UploadPart;
 
 /// Largest body that a listener accepts and a client reads whole, in bytes.
 pub const MAX_BODY_BYTES: usize = 10 * 1024 * 1024;

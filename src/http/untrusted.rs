@@ -9,6 +9,7 @@ use crate::{
         problem::{Problem, ProblemBody, ProblemKind, truncated},
         sandboxes::files::MODE_HEADER,
     },
+    range::UploadPart,
     text::clean,
 };
 use bytes::Bytes;
@@ -89,6 +90,22 @@ pub fn known_problem(status: StatusCode, body: &[u8], kinds: &[ProblemKind]) -> 
     Some(Problem::new(kind, truncated(clean(&answered.detail))))
 }
 
+/// Same problem with the size of the content in `Content-Range`, where a range is refused and the peer names that size.
+pub fn with_size(problem: Problem, headers: &HeaderMap) -> Problem {
+    if problem.kind != ProblemKind::RangeNotSatisfiable {
+        return problem;
+    }
+    let value = headers.get(header::CONTENT_RANGE);
+    let value = value.and_then(|value| value.to_str().ok());
+    // The same form as that of an upload which asks how much has arrived.
+    match value.and_then(UploadPart::parse) {
+        Some(UploadPart::Query { total }) => {
+            problem.with_header("content-range", format!("bytes */{total}"))
+        }
+        _ => problem,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +118,23 @@ mod tests {
             )
         };
         pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn only_size_of_refused_range_passes() {
+        let sized = |kind, value| {
+            let headers = headers(&[("content-range", value), ("set-cookie", "a=b")]);
+            with_size(Problem::new(kind, "x"), &headers)
+                .extras
+                .headers
+                .clone()
+        };
+        let refused = ProblemKind::RangeNotSatisfiable;
+        let expected = [("content-range", "bytes */10".to_owned())];
+        assert_eq!(sized(refused, " bytes */10 "), expected);
+        assert!(sized(refused, "bytes */x").is_empty());
+        assert!(sized(refused, "bytes 0-1/10").is_empty());
+        assert!(sized(ProblemKind::NotFound, "bytes */10").is_empty());
     }
 
     #[test]

@@ -6,7 +6,8 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 use std::{
     fmt::Write as _,
     fs::{File, Metadata},
-    io::{self, Read as _, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
+    ops::Range,
     os::unix::{fs::MetadataExt as _, net::UnixStream},
 };
 
@@ -16,14 +17,22 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Writer of a body of unknown length. Its error cuts the answer.
 pub(super) type WriteBody = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()>>;
 
+/// File to send, of the metadata that it had when it was opened.
+pub(super) struct OpenFile {
+    pub(super) file: File,
+    pub(super) metadata: Metadata,
+    /// Part to send; `None` for all of it.
+    pub(super) range: Option<Range<u64>>,
+}
+
 /// Answer to a request.
 pub(super) enum Answer {
     /// Status alone.
     Empty(StatusCode),
     /// 200 with JSON.
     Json(Vec<u8>),
-    /// 200 with a file, of the metadata that it had when it was opened.
-    File(File, Metadata),
+    /// 200 with a file, or 206 with a range of it.
+    File(OpenFile),
     /// 200 with a tar archive that is made while it is sent.
     Archive(WriteBody),
 }
@@ -38,7 +47,7 @@ impl Answer {
                 let fields = "content-type: application/json\r\n";
                 send_whole(output, StatusCode::OK, fields, &body, is_head)
             }
-            Self::File(file, metadata) => send_file(output, file, &metadata, is_head),
+            Self::File(file) => send_file(output, file, is_head),
             Self::Archive(write) => {
                 let fields = "content-type: application/x-tar\r\n";
                 send_chunks(output, fields, write, is_head)
@@ -60,6 +69,9 @@ pub(super) fn send_problem(
     let mut fields = "content-type: application/problem+json\r\n".to_owned();
     if let Some(allow) = &problem.allow {
         let _ = write!(fields, "allow: {allow}\r\n");
+    }
+    for (name, value) in &problem.extras.headers {
+        let _ = write!(fields, "{name}: {value}\r\n");
     }
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     send_whole(output, status, &fields, &body, is_head)
@@ -86,21 +98,18 @@ fn send_whole(
 }
 
 /// Sends a file as it is: a browser of its owner must not run it, and no proxy may keep it.
-fn send_file(
-    mut output: &UnixStream,
-    mut file: File,
-    metadata: &Metadata,
-    is_head: bool,
-) -> io::Result<()> {
+fn send_file(mut output: &UnixStream, open: OpenFile, is_head: bool) -> io::Result<()> {
+    let OpenFile {
+        mut file,
+        metadata,
+        range,
+    } = open;
     let mut fields = format!(
         "content-type: application/octet-stream\r\nx-content-type-options: nosniff\r\n\
          cache-control: private, no-store\r\n{MODE_HEADER}: {:04o}\r\n",
         metadata.mode() & 0o7777
     );
-    let modified = Timestamp::from_second(metadata.mtime());
-    let modified = modified.map(|time| DateTimePrinter::new().timestamp_to_rfc9110_string(&time));
-    // A time that has no such form is left out.
-    if let Ok(Ok(modified)) = modified {
+    if let Some(modified) = last_modified(&metadata) {
         let _ = write!(fields, "last-modified: {modified}\r\n");
     }
     let size = metadata.size();
@@ -109,17 +118,40 @@ fn send_file(
         let copy = move |output: &mut dyn Write| io::copy(&mut file, output).map(drop);
         return send_chunks(output, &fields, Box::new(copy), is_head);
     }
-    let _ = write!(fields, "content-length: {size}\r\n");
-    send(output, StatusCode::OK, &fields, b"")?;
+    let status = match &range {
+        Some(range) => {
+            let Range { start, end } = range;
+            let last = end.saturating_sub(1);
+            let _ = write!(fields, "content-range: bytes {start}-{last}/{size}\r\n");
+            StatusCode::PARTIAL_CONTENT
+        }
+        None => StatusCode::OK,
+    };
+    let Range { start, end } = range.unwrap_or(0..size);
+    let length = end.saturating_sub(start);
+    let _ = write!(
+        fields,
+        "accept-ranges: bytes\r\ncontent-length: {length}\r\n"
+    );
+    send(output, status, &fields, b"")?;
     if is_head {
         return Ok(());
     }
+    file.seek(SeekFrom::Start(start))?;
     // Inside of the kernel. A file that has become shorter cuts the answer.
-    let sent = io::copy(&mut (&file).take(size), &mut output)?;
-    if sent < size {
+    let sent = io::copy(&mut (&file).take(length), &mut output)?;
+    if sent < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
+}
+
+/// Value of `Last-Modified`; `None` for a time that has no such form.
+pub(super) fn last_modified(metadata: &Metadata) -> Option<String> {
+    let time = Timestamp::from_second(metadata.mtime()).ok()?;
+    DateTimePrinter::new()
+        .timestamp_to_rfc9110_string(&time)
+        .ok()
 }
 
 fn send_chunks(

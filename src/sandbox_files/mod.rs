@@ -7,7 +7,7 @@
 //!
 //! | call | |
 //! |---|---|
-//! | `GET /files?path=` | a file: its bytes, its mode in `cynode-file-mode`, `Last-Modified` |
+//! | `GET /files?path=` | a file or one range of it: its bytes, its mode in `cynode-file-mode`, `Last-Modified` |
 //! | `PUT /files?path=&mode=` | replaces a file in one piece: 201 for a new one, else 204 |
 //! | `DELETE /files?path=&recursive=` | removes a file, a link, a directory |
 //! | `GET /files:list?path=&depth=` | entries of a directory, sorted ([`list`]) |
@@ -95,7 +95,7 @@ fn answer(head: &Head, body: &mut Body<'_>, workspace: &Path) -> Result<Answer, 
     let path = || query::resolve(workspace, &query.path()?);
     let text_path = |path: &str| query::resolve(workspace, path.as_bytes());
     match (head.method.as_str(), head.path.as_str()) {
-        ("GET" | "HEAD", "/files") => transfer::get(&path()?),
+        ("GET" | "HEAD", "/files") => transfer::get(&path()?, head),
         ("PUT", "/files") => {
             let named = query.path()?;
             if named.ends_with(b"/") {

@@ -31,6 +31,10 @@ pub(super) struct Head {
     pub(super) query: String,
     /// Id of the request, where the peer names one.
     pub(super) id: String,
+    /// Value of `Range`.
+    pub(super) range: Option<String>,
+    /// Value of `If-Range`.
+    pub(super) if_range: Option<String>,
     framing: Framing,
     expects_continue: bool,
 }
@@ -153,6 +157,10 @@ fn parse_head(bytes: &[u8]) -> Result<Head, &'static str> {
             head.framing = Framing::ChunkLine;
         } else if is("expect") {
             head.expects_continue = value.eq_ignore_ascii_case("100-continue");
+        } else if is("range") {
+            head.range = Some(value.to_owned());
+        } else if is("if-range") {
+            head.if_range = Some(value.to_owned());
         } else if is("x-request-id") {
             head.id = value.to_owned();
         }

@@ -2,6 +2,7 @@
 
 mod archives;
 mod hostile;
+mod ranges;
 
 use super::*;
 use bytes::Bytes;
@@ -69,14 +70,26 @@ impl Sandbox {
     }
 
     fn call(&self, method: Method, target: &str, body: impl Into<Bytes>) -> Reply {
+        self.call_with(method, target, &[], body)
+    }
+
+    fn call_with(
+        &self,
+        method: Method,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
         let (client, served) = self.connect();
         client.set_nonblocking(true).unwrap();
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(target)
-            .header("host", "sandbox")
-            .body(Full::new(body.into()))
-            .unwrap();
+            .header("host", "sandbox");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body.into())).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();

@@ -5,15 +5,16 @@
 //! upload that breaks off leaves nothing.
 
 use super::{
-    answer::Answer,
+    answer::{Answer, OpenFile, last_modified},
     failure::{check_regular, is_no_room, name, no_room, problem},
     query::invalid,
-    request::Body,
+    request::{Body, Head},
 };
 use crate::{
-    api::problem::Problem,
+    api::problem::{Problem, ProblemKind},
     disk_space::DiskSpace,
     files::{PRIVATE_MODE, Replacement},
+    range::{Requested, requested},
 };
 use http::StatusCode;
 use rustix::fs::{Gid, Mode, Uid, fchmod, fchown};
@@ -22,10 +23,13 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Bytes that are read and written at a time.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Age from which the time of a change, in whole seconds, is that of one version.
+const DISTINCT_AGE: Duration = Duration::from_mins(1);
 /// Mode of a new file.
 const DEFAULT_MODE: u32 = 0o644;
 /// Bits of a mode that are kept of a file that is replaced: none that changes whom a new content runs as.
@@ -46,10 +50,43 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata), Problem> {
     Ok((file, metadata))
 }
 
-/// Answers with a file.
-pub(super) fn get(path: &Path) -> Result<Answer, Problem> {
+/// Answers with a file, or with the one range of it that the request asks for. Fails with 416 where that begins beyond the
+/// end.
+pub(super) fn get(path: &Path, head: &Head) -> Result<Answer, Problem> {
     let (file, metadata) = open_regular(path)?;
-    Ok(Answer::File(file, metadata))
+    let size = metadata.size();
+    // A file of /proc says that it is empty, and comes whole.
+    let takes_range = head.method == "GET" && size > 0 && is_same_version(head, &metadata);
+    let range = head.range.as_deref().filter(|_| takes_range);
+    let range = match requested(range, size) {
+        Requested::Whole => None,
+        Requested::Part(range) => Some(range),
+        Requested::Unsatisfiable => {
+            let name = name(path);
+            let detail = format!("{name} has {size} bytes; ask for a range that begins in it");
+            return Err(Problem::new(ProblemKind::RangeNotSatisfiable, detail)
+                .with_header("content-range", format!("bytes */{size}")));
+        }
+    };
+    Ok(Answer::File(OpenFile {
+        file,
+        metadata,
+        range,
+    }))
+}
+
+/// Whether the caller means this version of a file, where they name one: by its time, which tells versions apart only some
+/// time after the change (RFC 9110, section 8.8.2.2).
+fn is_same_version(head: &Head, metadata: &Metadata) -> bool {
+    let Some(condition) = &head.if_range else {
+        return true;
+    };
+    let age = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.elapsed().ok());
+    let is_settled = age.is_some_and(|age| age >= DISTINCT_AGE);
+    is_settled && last_modified(metadata).as_ref() == Some(condition)
 }
 
 /// Writes a body to a file: 201 for a new one, 204 for one that is replaced, whose mode it keeps unless there is another.

@@ -19,6 +19,7 @@ const GROUND_FLOOR: &[&str] = &[
     "files",
     "instances",
     "network",
+    "range",
     "retry",
     "secrets",
     "terminal",

@@ -114,6 +114,18 @@ fn large_file_and_archive_come_back_whole() {
         "{sum}"
     );
     assert!(sandbox.get("files?path=d/large").expect(200).body == content);
+    let path = sandbox.path("files?path=d/large");
+    let ranged = |range| cluster.user.call("GET", &path, &[("range", range)], b"");
+    let part = ranged("bytes=5000000-39999999");
+    assert!(part.expect(206).body == content[5_000_000..40_000_000]);
+    let total = content.len();
+    let expected = format!("bytes 5000000-39999999/{total}");
+    assert_eq!(part.header("content-range"), Some(expected.as_str()));
+    assert_eq!(part.header("accept-ranges"), Some("bytes"));
+    let beyond = ranged("bytes=48000000-");
+    beyond.problem(416, "range-not-satisfiable");
+    let expected = format!("bytes */{total}");
+    assert_eq!(beyond.header("content-range"), Some(expected.as_str()));
     sandbox.output("ln -s large d/link; ln d/large d/same; mkfifo d/fifo");
     let made = sandbox.get("archive?path=d");
     assert_eq!(made.header("content-type"), Some("application/x-tar"));

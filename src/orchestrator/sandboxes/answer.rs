@@ -136,7 +136,7 @@ fn own_problem(status: StatusCode, headers: &HeaderMap, body: &[u8], slug: &str)
     problem.retry_after = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok());
-    problem
+    untrusted::with_size(problem, headers)
 }
 
 /// Problem of a node without such calls, or one that answers what it should not.

@@ -99,8 +99,8 @@ pub(super) async fn pass(job: &Arc<Job>, mut request: Request) -> Reply {
 
 /// Reads the error of the file server.
 async fn read_problem(answer: http::Response<Incoming>, mut connection: Connection) -> Problem {
-    let status = answer.status();
-    let read = untrusted::error_body(answer.into_body());
+    let (head, body) = answer.into_parts();
+    let read = untrusted::error_body(body);
     let driven = async {
         // The body is what ends this, whether the connection does or not.
         let mut read = pin!(read);
@@ -110,7 +110,8 @@ async fn read_problem(answer: http::Response<Incoming>, mut connection: Connecti
         }
     };
     let bytes = timeout(ERROR_BODY_TIMEOUT, driven).await;
-    answer::problem(status, &bytes.unwrap_or_default())
+    let problem = answer::problem(head.status, &bytes.unwrap_or_default());
+    untrusted::with_size(problem, &head.headers)
 }
 
 /// Call of the file server.

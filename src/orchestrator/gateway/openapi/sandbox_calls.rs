@@ -218,7 +218,15 @@ fn files() -> Vec<Operation> {
             file,
             "Read a file, of any size",
         ))
-        .returns_media("application/octet-stream", "Bytes of the file.", octets),
+        .header("Range", "One range of bytes, answered with 206.", any_text)
+        .header(
+            "If-Range",
+            "`Last-Modified` of an earlier answer: all of a file that has changed since.",
+            any_text,
+        )
+        .returns_media("application/octet-stream", "Bytes of the file.", octets)
+        .also(206, "Range of the bytes")
+        .fails_with(416),
         with_path(call(
             Method::PUT,
             "write_file",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Part of a body that a request asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Requested {
+pub(crate) enum Requested {
     /// All of it: no range is asked for, or several, or one that is not understood, which may all be ignored.
     Whole,
     /// One range.
@@ -14,7 +14,7 @@ pub(super) enum Requested {
 }
 
 /// Range of a header `Range`, of a body of `size` bytes.
-pub(super) fn requested(header: Option<&str>, size: u64) -> Requested {
+pub(crate) fn requested(header: Option<&str>, size: u64) -> Requested {
     let Some((first, last)) = header
         .and_then(|header| header.trim().strip_prefix("bytes="))
         .and_then(|range| range.trim().split_once('-'))
