@@ -16,6 +16,8 @@ pub(crate) enum StopReason {
     Timeout,
     /// A user or an operator asked for it.
     Canceled,
+    /// Its node ends, and leaves no sandbox behind.
+    Closing,
     /// The node is short of disk space, and the sandbox uses the most.
     OutOfDisk(Excess),
     /// The node is short of memory, and the sandbox's use of it grew the most.
@@ -77,6 +79,7 @@ impl StopRequest {
             StopReason::Shutdown => SHUTDOWN_GRACE,
             StopReason::Timeout
             | StopReason::Canceled
+            | StopReason::Closing
             | StopReason::Idle
             | StopReason::Lifetime => Duration::MAX,
         };

@@ -28,7 +28,10 @@ use super::{
     warm::StartMark,
 };
 use crate::{
-    api::jobs::{JobError, JobErrorKind, SandboxSpec},
+    api::{
+        jobs::{JobError, JobErrorKind, Outcome, SandboxSpec},
+        sandboxes::EndReason,
+    },
     backoff::Backoff,
     contents::Pin,
     engine::ImageLease,
@@ -151,7 +154,7 @@ async fn run_in_sandbox<'a>(
     let mut prepared = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
-            end_without_shim(ctx, job, error.into()).await;
+            end_without_shim(ctx, job, not_started(job, &spec, error)).await;
             return None;
         }
     };
@@ -161,10 +164,21 @@ async fn run_in_sandbox<'a>(
             supervise(ctx, job, handle, (&mut prepared.slot, held)).await;
             held.mark = None;
         }
-        Err(StartError::Job(error)) => end_without_shim(ctx, job, error.into()).await,
+        Err(StartError::Job(error)) => {
+            end_without_shim(ctx, job, not_started(job, &spec, error)).await;
+        }
         Err(StartError::Warm) => {}
     }
     recover(ctx, live).await
+}
+
+/// End of a job that did not start. That of a sandbox that stays says where its node ended.
+fn not_started(job: &Job, spec: &SandboxSpec, error: PrepareError) -> JobEnd {
+    let mut end = JobEnd::from(error);
+    if spec.session.is_some() && job.is_closing() && end.status == Outcome::Canceled {
+        end.session = Some(EndReason::Shutdown);
+    }
+    end
 }
 
 /// Keeps the image of a job that an earlier process has begun.

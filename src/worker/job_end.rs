@@ -32,7 +32,7 @@ pub(super) fn stopped(reason: StopReason) -> JobEnd {
         StopReason::Timeout | StopReason::Idle | StopReason::Lifetime => {
             JobEnd::stopped(Outcome::Timeout)
         }
-        StopReason::Canceled => JobEnd::stopped(Outcome::Canceled),
+        StopReason::Canceled | StopReason::Closing => JobEnd::stopped(Outcome::Canceled),
         StopReason::Shutdown => JobEnd::failed(
             JobErrorKind::Lost,
             "the node's machine was shut down while the job ran",

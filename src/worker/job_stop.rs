@@ -36,7 +36,12 @@ pub(super) async fn stop_requested(job: &Job, sent: Option<StopRequest>) -> Stop
     };
     tokio::select! {
         max_grace = cancel_requested(&mut cancel, before) => {
-            StopRequest::within(StopReason::Canceled, max_grace)
+            let reason = if job.is_closing() {
+                StopReason::Closing
+            } else {
+                StopReason::Canceled
+            };
+            StopRequest::within(reason, max_grace)
         }
         Ok(Some(reason)) = wait::until(&mut excess, is_shorter) => {
             StopRequest::new(reason)
@@ -48,6 +53,25 @@ pub(super) async fn stop_requested(job: &Job, sent: Option<StopRequest>) -> Stop
 mod tests {
     use super::*;
     use crate::{api::JobId, sandbox::Overuse, spool::Spool, worker::ledger::tests::accepted};
+
+    #[tokio::test]
+    async fn close_of_node_is_no_cancel_of_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = || {
+            let spool = Spool::at(dir.path().to_owned());
+            Job::new(accepted(JobId::new(), 1), spool, None)
+        };
+        let grace = Duration::from_secs(3);
+        let closing = job();
+        closing.close(grace);
+        let expected = StopRequest::within(StopReason::Closing, grace);
+        assert_eq!(stop_requested(&closing, None).await, expected);
+        let canceled = job();
+        canceled.cancel(Duration::MAX);
+        canceled.close(grace);
+        let expected = StopRequest::within(StopReason::Canceled, grace);
+        assert_eq!(stop_requested(&canceled, None).await, expected);
+    }
 
     #[tokio::test]
     async fn excess_shortens_grace_of_canceled_job() {

@@ -98,6 +98,25 @@ fn stopped_dev_cancels_its_jobs() {
 }
 
 #[test]
+fn stopped_dev_shuts_its_sandboxes_down() {
+    let home = tempfile::tempdir().unwrap();
+    let mut dev = start(home.path(), &[]);
+    let create = ["sandbox", "create", "--name", "left"];
+    let done = run(cynode(home.path()).args(create));
+    assert_eq!(done.code, 0, "{done:?}");
+    let id = done.stdout.trim().to_owned();
+    assert_eq!(dev.process.terminate(), 0);
+    dev.assert_clean();
+
+    let dev = start(home.path(), &[]);
+    let shown = run(cynode(home.path()).args(["sandbox", "show", &id, "-o", "json"]));
+    let shown: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown["status"], "ended", "{shown}");
+    assert_eq!(shown["reason"], "shutdown", "{shown}");
+    drop(dev);
+}
+
+#[test]
 fn data_directory_has_one_owner() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = start(home.path(), &[]);

@@ -89,7 +89,7 @@ named_enum! {
         NodeLost,
         /// It used too much memory, or its node had none left.
         Oom,
-        /// Its node's machine was shut down.
+        /// Its node's machine was shut down, or its node ended and keeps no sandboxes (`cynode dev`).
         Shutdown,
         /// It could not be started, or its node ended it; `detail` says why.
         Failed,

@@ -5,8 +5,8 @@
 //! shim ──▶ owner  1 hello, first on every connection: the highest version that the shim understands (1)
 //!                 2 update: the shim has written something
 //!                 3 ready: the sandbox waits for its guest to be assigned
-//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes, 4: memory, 5: workspace), and of all but 1 used (8) and
-//!                   reserve or limit (8);
+//! owner ──▶ shim  1 stop: reason (1: canceled, 2: bytes, 3: inodes, 4: memory, 5: workspace, 6: closing), and of 2 to 5
+//!                   used (8) and reserve or limit (8);
 //!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
 //!                 2 stdin: there is more, or its end
 //!                 3 assign: the guest of a sandbox that waits for one, in the form that the guest reads
@@ -56,6 +56,7 @@ const OUT_OF_BYTES: u8 = 2;
 const OUT_OF_INODES: u8 = 3;
 const OUT_OF_MEMORY: u8 = 4;
 const WORKSPACE_LIMIT: u8 = 5;
+const CLOSING: u8 = 6;
 
 /// Stop that leaves a command its own grace.
 const OWN_GRACE: u32 = u32::MAX;
@@ -167,6 +168,7 @@ pub(super) fn encode_stop(request: StopRequest, protocol: Protocol) -> Vec<u8> {
         StopReason::WorkspaceLimit(overuse) | StopReason::OutOfMemory(overuse) => {
             put_overuse(&mut bytes, UNFRAMED_BYTES, overuse);
         }
+        StopReason::Closing if is_framed => bytes.put_u8(CLOSING),
         _ if is_framed => bytes.put_u8(CANCELED),
         _ => bytes.put_u8(UNFRAMED_CANCEL),
     }
@@ -238,6 +240,7 @@ fn decode_stop(mut content: BytesMut) -> StopRequest {
         OUT_OF_INODES => decode_excess(Resource::Inodes, &mut content),
         OUT_OF_MEMORY => StopReason::OutOfMemory(decode_overuse(&mut content)),
         WORKSPACE_LIMIT => StopReason::WorkspaceLimit(decode_overuse(&mut content)),
+        CLOSING => StopReason::Closing,
         _ => StopReason::Canceled,
     };
     match content.try_get_u32_le() {

@@ -32,6 +32,8 @@ pub(in crate::worker) struct Job {
     pub(in crate::worker) spool: Spool,
     /// Set once the job is canceled: the most time between TERM and KILL.
     cancel: watch::Sender<Option<Duration>>,
+    /// Whether it is canceled because its node ends.
+    is_closing: AtomicBool,
     /// Set once the node stops the job for what it takes of disk or memory.
     pub(in crate::worker) excess: watch::Sender<Option<StopReason>>,
     outcome: watch::Sender<Option<Outcome>>,
@@ -59,6 +61,7 @@ impl Job {
             accepted,
             spool,
             cancel: watch::Sender::new(None),
+            is_closing: AtomicBool::new(false),
             excess: watch::Sender::new(None),
             outcome: watch::Sender::new(outcome),
             changed: watch::Sender::new(()),
@@ -79,6 +82,19 @@ impl Job {
         self.cancel.send_modify(|now| {
             *now = Some(now.map_or(max_grace, |earlier| earlier.min(max_grace)));
         });
+    }
+
+    /// Cancels the job because its node ends, unless it is canceled already.
+    pub(in crate::worker) fn close(&self, max_grace: Duration) {
+        if !self.is_canceled() {
+            self.is_closing.store(true, Ordering::SeqCst);
+        }
+        self.cancel(max_grace);
+    }
+
+    /// Whether the job is canceled because its node ends.
+    pub(in crate::worker) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::SeqCst)
     }
 
     /// Whether the job has ended or is about to, so that its disk and memory are free soon. One that is canceled with a

@@ -159,7 +159,7 @@ impl Registry {
     /// Publishes a job that is on disk now. Answers the lower attempt that it replaces, which is canceled.
     pub(super) fn accept(&mut self, change: ChangeId, job: &Arc<Job>) -> Option<Arc<Job>> {
         if let Some(grace) = self.shutdown_grace {
-            job.cancel(grace);
+            job.close(grace);
         }
         let replaced = self.jobs.insert(change.job, Arc::clone(job));
         if let Some(replaced) = &replaced {
@@ -304,7 +304,7 @@ impl Registry {
     pub(super) fn cancel_all(&mut self, max_grace: Duration) {
         self.shutdown_grace = Some(max_grace);
         for job in self.jobs.values() {
-            job.cancel(max_grace);
+            job.close(max_grace);
         }
     }
 

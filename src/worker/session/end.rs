@@ -40,7 +40,7 @@ fn reason_of(reason: StopReason) -> EndReason {
         StopReason::Canceled => EndReason::Deleted,
         StopReason::Idle => EndReason::Idle,
         StopReason::Lifetime => EndReason::Lifetime,
-        StopReason::Shutdown => EndReason::Shutdown,
+        StopReason::Shutdown | StopReason::Closing => EndReason::Shutdown,
         StopReason::OutOfMemory(_) => EndReason::Oom,
         _ => EndReason::Failed,
     }

@@ -43,6 +43,19 @@ fn overuse_survives_frames() {
 }
 
 #[test]
+fn close_of_node_is_cancel_without_frames() {
+    let grace = Duration::from_secs(3);
+    let request = StopRequest::within(StopReason::Closing, grace);
+    let taken = |protocol| {
+        let mut read = BytesMut::from(encode_stop(request, protocol).as_slice());
+        take_stop(&mut read).unwrap()
+    };
+    assert_eq!(taken(Protocol::Framed), Some(request));
+    let canceled = StopRequest::new(StopReason::Canceled);
+    assert_eq!(taken(Protocol::Unframed), Some(canceled));
+}
+
+#[test]
 fn overuse_is_out_of_disk_without_frames() {
     let overuse = Overuse { used: 5, limit: 4 };
     for reason in [
