@@ -12,6 +12,7 @@
 //! | [`server`] | serves them, counts uses, stops the sandbox at its end |
 //! | [`table`] | the execs by id |
 //! | [`exec`], [`pipes`], [`stdin`] | one exec: start, record, end; and what it reads |
+//! | [`file_server`] | the end of a file server without its caller |
 //! | [`clock`] | lifetime and idle time, pure |
 //! | [`end`] | the end of a sandbox that stays, as the end of its job |
 //!
@@ -25,6 +26,7 @@
 mod clock;
 mod end;
 mod exec;
+mod file_server;
 mod pipes;
 pub(super) mod protocol;
 mod server;

@@ -3,6 +3,7 @@
 use super::{
     clock::{Due, SessionClock},
     exec::{self, RunningExec, Started},
+    file_server,
     pipes::no_stdin,
     protocol::{ExecCall, SOCKET_FILE, SessionReply, SessionRequest, read_frame, write_frame},
     table::Table,
@@ -295,9 +296,14 @@ impl Session {
             streams: ExecStreams::Own,
             ..ExecSpec::default()
         };
+        let connection = stream.try_clone()?;
         let streams = vec![stream.try_clone()?, stream, no_stdin()?];
         let mut server = self.port.start(&spec, streams)?;
-        while !matches!(server.next_report().await, None | Some(Report::Ended(_))) {}
+        let control = server.control();
+        let ended =
+            async { while !matches!(server.next_report().await, None | Some(Report::Ended(_))) {} };
+        let kill = || control.send(&InitRequest::Signal(libc::SIGKILL));
+        file_server::attend(ended, &connection, kill).await;
         Ok(())
     }
 
