@@ -72,9 +72,10 @@ impl Subject {
     }
 }
 
-/// Deletes a snapshot of the caller, or of the user that an admin names. Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503
-/// where its node does not answer. Queued tasks and sandboxes that wait for it are a 409, too, unless the call `is_forced`:
-/// then they end. Goes on if the caller hangs up.
+/// Deletes a snapshot of the caller, or of the user that an admin names. Goes on if the caller hangs up.
+///
+/// Fails with 404 where there is none, with 409 while a sandbox uses it, and with 503 where its node does not answer.
+/// Queued tasks and sandboxes that wait for it are a 409, too, unless the call is forced: then they end.
 pub(in crate::orchestrator) async fn delete(
     state: &Arc<AppState>,
     caller: &Caller,

@@ -206,18 +206,9 @@ fn with_path(operation: Operation) -> Operation {
     )
 }
 
-fn files() -> Vec<Operation> {
-    let call = |method, id, path, summary| passed(method, [id, path], summary);
-    let mode =
-        |_: &mut SchemaGenerator| json_schema!({"type": "string", "pattern": "^0?[0-7]{3}$"});
-    let file = "/v1/sandboxes/{id}/files";
-    vec![
-        with_path(call(
-            Method::GET,
-            "read_file",
-            file,
-            "Read a file, of any size",
-        ))
+fn read_file(file: &'static str) -> Operation {
+    let operation = passed(Method::GET, ["read_file", file], "Read a file, of any size");
+    with_path(operation)
         .header("Range", "One range of bytes, answered with 206.", any_text)
         .header(
             "If-Range",
@@ -226,7 +217,16 @@ fn files() -> Vec<Operation> {
         )
         .returns_media("application/octet-stream", "Bytes of the file.", octets)
         .also(206, "Range of the bytes")
-        .fails_with(416),
+        .fails_with(416)
+}
+
+fn files() -> Vec<Operation> {
+    let call = |method, id, path, summary| passed(method, [id, path], summary);
+    let mode =
+        |_: &mut SchemaGenerator| json_schema!({"type": "string", "pattern": "^0?[0-7]{3}$"});
+    let file = "/v1/sandboxes/{id}/files";
+    vec![
+        read_file(file),
         with_path(call(
             Method::PUT,
             "write_file",
