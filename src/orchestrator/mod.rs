@@ -11,7 +11,7 @@
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls of models | [`inference`] |
-//! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`liveness`], [`reconciler`] |
+//! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
 //! nodes and are followed again after the next start ([`recovery`]).
@@ -44,6 +44,7 @@ mod node_registration;
 mod node_views;
 mod nodes;
 mod presence;
+mod reachability;
 mod readiness;
 mod reason;
 mod reconciler;
@@ -244,6 +245,7 @@ fn spawn_services(
         spawn("reconciler", reconciler::run(state(), shutdown())),
         spawn("liveness", liveness::run(state(), shutdown())),
         spawn("presence", presence::run(state(), shutdown())),
+        spawn("reachability", reachability::run(state(), shutdown())),
         spawn("refusals", refusals::run(state(), shutdown())),
         spawn("scheduler", scheduler::run(state(), shutdown())),
         spawn("usage", usage::run(state(), shutdown())),

@@ -17,6 +17,7 @@ mod events;
 mod files;
 mod model_store;
 mod models;
+mod reach;
 mod sessions;
 mod snapshots;
 

@@ -64,6 +64,13 @@ pub(super) async fn acknowledge(
         )
     })?;
     let status = ack.status;
+    let is_new = node.ack_status != Some(AckStatus::Applied) || node.ack_version != Some(version);
+    let url = state.worker_url(node);
+    let url = url.filter(|_| status == AckStatus::Applied && is_new);
+    if let Some(url) = url {
+        // Before the acknowledgement is in force, so that no job comes before the probe.
+        state.nodes.reachability.mark_pending(node.id, url);
+    }
     let error = ack.error.as_ref();
     let error = error.map(|error| sanitize(&error.to_stored()));
     let outcome = state
@@ -97,6 +104,9 @@ pub(super) async fn acknowledge(
         // The node has just started, and may now have what it refused a job for. A repeated
         // acknowledgement shows nothing of that kind.
         state.store.node_readmit(node.id).await?;
+    }
+    if url.is_some() {
+        state.nodes.reachability.wait_probed(node.id).await;
     }
     state.jobs.wake.notify_one();
     Ok(())

@@ -10,7 +10,7 @@ use crate::{
         NodeId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
-        nodes::{CapabilityReport, Register},
+        nodes::{AckStatus, CapabilityReport, Register},
         problem::{Problem, ProblemKind},
         time::Time,
     },
@@ -94,6 +94,11 @@ pub(super) async fn report(
     let (before, offered) = (node.capability.max_concurrency(), report.max_concurrency());
     let slots = &state.nodes.slots;
     slots.log_excess_slots(&node.slug, Some(before), offered);
+    let moved_to = new_address(state, node, &report);
+    if let Some(url) = &moved_to {
+        // Before the report is in force, so that no job comes before the probe.
+        state.nodes.reachability.mark_pending(node.id, url);
+    }
     let (hash, now) = (report_hash(&report), Time::now());
     let event = AuditEvent::new(AuditAction::NodeWorkerUrl, now, Some(origin));
     let is_stored = state
@@ -104,8 +109,20 @@ pub(super) async fn report(
     }
     let silence = now.since(state.nodes.liveness.last_contact(node).at);
     state.nodes.reconciler.record_contact(node.id, silence);
+    if moved_to.is_some() {
+        state.nodes.reachability.wait_probed(node.id).await;
+    }
     state.jobs.wake.notify_one();
     Ok(())
+}
+
+/// Address of a Worker API that listens, where a report changes it; the operator's address is not changed.
+fn new_address(state: &AppState, node: &Node, report: &CapabilityReport) -> Option<String> {
+    let listens = node.ack_status == Some(AckStatus::Applied);
+    let is_set = state.settings.worker_urls.contains_key(&node.slug);
+    let url = report.worker_url();
+    let url = url.filter(|url| listens && !is_set && node.worker_url.as_deref() != Some(*url));
+    url.map(str::to_owned)
 }
 
 /// Node that a bearer token belongs to. Fails with 401 where it was forgotten, or has registered again since.

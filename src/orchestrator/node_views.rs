@@ -38,7 +38,13 @@ impl AppState {
             return NodeReadiness::not_ready(readiness::DUPLICATE_REASON);
         }
         let contact = self.nodes.liveness.last_contact(node);
-        readiness::node_readiness(node, self.worker_url(node), &contact, now)
+        let readiness = readiness::node_readiness(node, self.worker_url(node), &contact, now);
+        match readiness.status {
+            NodeStatus::Ready => self
+                .reach_obstacle(node)
+                .map_or(readiness, NodeReadiness::not_ready),
+            _ => readiness,
+        }
     }
 
     /// Reason for which a node gets no calls of models now; `None` where it may. A node without a free slot may.
@@ -48,8 +54,10 @@ impl AppState {
         }
         let contact = self.nodes.liveness.last_contact(node);
         let url = self.worker_url(node);
-        let obstacle = readiness::call_obstacle(node, url, &contact, Time::now())?;
-        let reason = obstacle.reason?;
+        let reason = match readiness::call_obstacle(node, url, &contact, Time::now()) {
+            Some(obstacle) => obstacle.reason?,
+            None => self.reach_obstacle(node)?,
+        };
         Some(reason.for_users(&node.slug))
     }
 

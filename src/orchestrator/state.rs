@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`AppState`] | settings, store, contents, kept logs, identity, use of models, limits, metrics, shutdown |
 //! | [`Jobs`] | jobs under way: followed attempts, watches of tasks, the scheduler's wake-up |
-//! | [`Nodes`] | facts on nodes that only this process knows: contacts, instances, backoff, slots |
+//! | [`Nodes`] | facts on nodes that only this process knows: contacts, reachability, instances, backoff, slots |
 //!
 //! The store is the only durable part. [`Jobs`] and [`Nodes`] start empty and are rebuilt from the store and
 //! from the nodes after a restart; nothing may depend on them to be right, only to be fast.
@@ -22,6 +22,7 @@ use super::{
     no_room::NoRoom,
     node_address::HttpClients,
     node_backoff::NodeBackoff,
+    reachability::Reachability,
     reconciler::NodeReconciler,
     sandboxes::{PassLimits, SnapshotClaims},
     sends::Sends,
@@ -99,7 +100,7 @@ pub(super) struct Jobs {
 
 /// Facts on nodes that only this process knows. Reports of nodes are in the store.
 ///
-/// `backoff` and `instances` may only keep a node from getting jobs; a job is given to a node only by a
+/// `reachability`, `backoff` and `instances` may only keep a node from getting jobs; a job is given to a node only by a
 /// write that checks the store.
 pub(super) struct Nodes {
     /// HTTP clients for Worker APIs, by the network in which those may be.
@@ -108,6 +109,8 @@ pub(super) struct Nodes {
     pub(super) slots: SlotLimits,
     /// Answers of nodes whose reports are late.
     pub(super) liveness: Liveness,
+    /// Results of the probes of the addresses that nodes reported.
+    pub(super) reachability: Reachability,
     /// Processes that call as nodes, to detect two with one identity.
     pub(super) instances: Instances<NodeId>,
     /// Nodes that refused a job lately.
@@ -122,6 +125,7 @@ impl Nodes {
             clients: HttpClients::new(settings),
             slots: SlotLimits::new(settings.max_jobs_per_node),
             liveness: Liveness::default(),
+            reachability: Reachability::default(),
             instances: Instances::default(),
             backoff: NodeBackoff::default(),
             reconciler: NodeReconciler::default(),

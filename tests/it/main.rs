@@ -98,6 +98,7 @@ mod prompts;
 mod proxies;
 mod pulls;
 mod races;
+mod reachability;
 mod recovery;
 mod refusals;
 mod registrations;

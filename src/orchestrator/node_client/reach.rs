@@ -1,0 +1,172 @@
+//! Probe of the way to a node: one call with its token, and what keeps such calls from arriving.
+
+use super::NodeClient;
+use crate::{
+    http::client::CallError,
+    orchestrator::reason::{Reason, sanitize},
+};
+use http::{Method, StatusCode};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Time limit of a probe: longer than a connection may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Advice for a port that does not answer.
+const PORT_ADVICE: &str = "open that port to the orchestrator, or start the node with --advertise-url and an address \
+    under which the orchestrator reaches it";
+
+impl NodeClient<'_> {
+    /// Lists the jobs of the node, to find out whether calls arrive there; of the list, only the head is read. Fails
+    /// with the reason for which they don't.
+    ///
+    /// Other implementations may lack the call. So any answer below 500 shows that the node can be reached, except
+    /// one that refuses the token.
+    pub(in crate::orchestrator) async fn check_reach(&self) -> Result<(), Reason> {
+        let answer = match (self.probe(&self.tokens.newest).await, &self.tokens.applied) {
+            (Err(error), Some(applied)) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
+                self.probe(applied).await
+            }
+            (answer, _) => answer,
+        };
+        let obstacle = answer
+            .err()
+            .and_then(|error| obstacle(&self.base_url, &error));
+        obstacle.map_or(Ok(()), Err)
+    }
+
+    async fn probe(&self, token: &str) -> Result<(), CallError> {
+        let call = self.authorized_call(Method::GET, "", token);
+        match timeout(PROBE_TIMEOUT, call.open("application/json")).await {
+            Ok(answer) => answer.map(drop),
+            Err(_) => Err(CallError::timed_out(&self.base_url, PROBE_TIMEOUT)),
+        }
+    }
+}
+
+/// Reason for which calls don't arrive at the node at `url`, by the error of one; `None` where they do.
+fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
+    let text = match error {
+        CallError::Transport { reason, .. } => {
+            let cause = cause(reason);
+            // The refusal of an address has its own advice.
+            let advice = if cause.contains("--advertise-url") {
+                String::new()
+            } else {
+                format!("; {PORT_ADVICE}")
+            };
+            format!("the orchestrator can't reach it at {url}: {cause}{advice}")
+        }
+        CallError::Refused {
+            status, problem, ..
+        } => match status.as_u16() {
+            401 | 403 => format!(
+                "its Worker API at {url} does not accept the token of this orchestrator ({status}); check that \
+                 --advertise-url leads to this node and to no other, and restart the node"
+            ),
+            421 => format!(
+                "its Worker API at {url} does not accept that name ({status}); start the node with this name in \
+                 --advertise-url"
+            ),
+            // The node is there, by its own words.
+            503 | 507 if !problem.slug().is_empty() => return None,
+            500.. => format!(
+                "the orchestrator can't call it at {url}: the answer is {status}; check the log of the node, and the \
+                 proxy in between if there is one"
+            ),
+            _ => return None,
+        },
+        CallError::Malformed { reason, .. } => {
+            let reason = sanitize(reason);
+            format!("the orchestrator can't call it at {url}: {reason}; check --advertise-url")
+        }
+    };
+    Some(Reason::from(text))
+}
+
+/// Cause of a call without an answer, in few words where it is one of the usual.
+fn cause(reason: &str) -> String {
+    let known = [
+        ("connection refused", "connection refused"),
+        ("deadline has elapsed", "timed out"),
+        ("timed out", "timed out"),
+        ("no data for", "timed out"),
+        ("no route to host", "no route to host"),
+        ("network is unreachable", "network is unreachable"),
+    ];
+    let text = reason.to_lowercase();
+    let found = known.iter().find(|(part, _)| text.contains(part));
+    found.map_or_else(|| sanitize(reason), |(_, words)| (*words).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem::{ProblemBody, TYPE_BASE};
+
+    const URL: &str = "http://box:1";
+
+    fn transport(reason: &str) -> CallError {
+        CallError::Transport {
+            url: URL.to_owned(),
+            reason: reason.to_owned(),
+            connected: false,
+        }
+    }
+
+    fn refused(status: u16, kind: &str) -> Option<Reason> {
+        let error = CallError::Refused {
+            url: URL.to_owned(),
+            status: StatusCode::from_u16(status).unwrap(),
+            problem: Box::new(ProblemBody {
+                kind: kind.to_owned(),
+                title: String::new(),
+                status,
+                detail: "hostile words".to_owned(),
+                instance: String::new(),
+                errors: Vec::new(),
+                missing: Vec::new(),
+            }),
+        };
+        obstacle(URL, &error)
+    }
+
+    #[test]
+    fn closed_port_is_named_with_advice() {
+        for (reason, words) in [
+            (
+                "client error: Connection refused (os error 111)",
+                "connection refused",
+            ),
+            ("tcp connect error: deadline has elapsed", "timed out"),
+            ("no data for 8 s", "timed out"),
+        ] {
+            let text = obstacle(URL, &transport(reason)).unwrap().to_string();
+            assert!(
+                text.contains(&format!("{URL}: {words}; open that port")),
+                "{text}"
+            );
+            assert!(text.contains("--advertise-url"), "{text}");
+        }
+        let special = transport("a loopback address; start the node with --advertise-url");
+        let text = obstacle(URL, &special).unwrap().to_string();
+        assert_eq!(text.matches("--advertise-url").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn any_answer_of_a_worker_counts() {
+        let own = format!("{TYPE_BASE}x");
+        for status in [400, 404, 405, 409, 429] {
+            assert_eq!(refused(status, ""), None, "{status}");
+        }
+        assert_eq!(refused(503, &own), None);
+        for (status, kind) in [(503, ""), (502, ""), (500, &*own)] {
+            let text = refused(status, kind).unwrap().to_string();
+            assert!(text.contains(&status.to_string()), "{text}");
+            assert!(!text.contains("hostile"), "{text}");
+        }
+        for status in [401, 403] {
+            let text = refused(status, &own).unwrap().to_string();
+            assert!(text.contains("does not accept the token"), "{text}");
+        }
+    }
+}

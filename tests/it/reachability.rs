@@ -1,0 +1,157 @@
+//! Nodes that the orchestrator can't reach, though they reach it: they get no jobs, and the reason says what to do.
+
+use crate::support::{
+    Answer, Api, Call, Orchestrator, StandIn,
+    cluster::finish,
+    eventually, eventually_eq, lasting_port,
+    listener::{Calls, Listener},
+    stage::well,
+    stand_in::capability,
+};
+use serde_json::{Value, json};
+
+/// A port at which nothing listens.
+const CLOSED: &str = "http://127.0.0.1:1";
+
+fn view(user: &Api) -> Value {
+    user.get("/v1/nodes/box").json(200)
+}
+
+fn create(user: &Api) -> String {
+    let task = user.post("/v1/tasks", &json!({"command": ["true"]}));
+    task.json(201)["id"].as_str().unwrap().to_owned()
+}
+
+/// Fails unless the node is not ready, for a reason with all of these words.
+#[track_caller]
+fn assert_unreachable(user: &Api, words: &[&str]) {
+    let node = view(user);
+    assert_eq!(node["status"], "not_ready", "{node}");
+    let reason = node["reason"].as_str().unwrap();
+    for word in words {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+}
+
+/// Answers as a Worker API without jobs, that runs what it gets.
+fn works(call: &Call, answer: Answer) {
+    if call.path == "/v1/worker/jobs" {
+        answer.status(200, &json!({"jobs": []}));
+    } else {
+        well(call, answer);
+    }
+}
+
+#[test]
+fn closed_port_is_reported_before_any_job() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.url = CLOSED.to_owned();
+    node.join();
+    let words = [CLOSED, "connection refused", "--advertise-url"];
+    assert_unreachable(&user, &words);
+    let problem = orchestrator.gateway.get("/readyz");
+    let problem = problem.problem(503, "unavailable");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("connection refused"), "{detail}");
+    let id = create(&user);
+    eventually("the task names the reason", || {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        let reason = task["waiting_for"].as_str()?;
+        reason.contains("connection refused").then_some(())
+    });
+    let log = orchestrator.process.stderr();
+    assert_eq!(log.matches("node can't be reached").count(), 1, "{log}");
+    assert!(!log.contains("job refused"), "{log}");
+}
+
+#[test]
+fn node_whose_port_opens_gets_jobs() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let address = format!("127.0.0.1:{}", lasting_port());
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.url = format!("http://{address}");
+    node.join();
+    assert_unreachable(&user, &["connection refused"]);
+    let id = create(&user);
+    let calls = Calls::default();
+    let listener = Listener::open(&address, &calls, works);
+    assert_eq!(finish(&user, &id)["status"], "completed");
+    assert_eq!(view(&user)["status"], "ready");
+    eventually("the log says so", || {
+        let log = orchestrator.process.stderr();
+        log.contains("node can be reached again").then_some(())
+    });
+    drop(listener);
+}
+
+#[test]
+fn refused_token_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    for status in [401, 403] {
+        let script = move |_: &Call, answer: Answer| answer.refuse(status);
+        let mut node = StandIn::start_bare(&orchestrator, "box", script);
+        node.join();
+        let words = ["does not accept the token", &status.to_string(), &node.url];
+        assert_unreachable(&user, &words);
+    }
+}
+
+#[test]
+fn new_address_is_probed_before_jobs() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.join();
+    assert_eq!(view(&user)["status"], "ready");
+    node.report(&capability("box", CLOSED)).expect(204);
+    assert_unreachable(&user, &[CLOSED, "connection refused"]);
+    node.report(&capability("box", &node.url)).expect(204);
+    assert_eq!(view(&user)["status"], "ready");
+    assert_eq!(finish(&user, &create(&user))["status"], "completed");
+}
+
+#[test]
+fn silent_worker_api_holds_up_nobody() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let script = |_: &Call, answer: Answer| answer.until_closed();
+    let mut silent = StandIn::start_bare(&orchestrator, "box", script);
+    silent.join();
+    assert_unreachable(&user, &["starting", &silent.url]);
+    let mut other = StandIn::start(&orchestrator, "other", well);
+    other.join();
+    assert_eq!(finish(&user, &create(&user))["status"], "completed");
+    let still = json!("not_ready");
+    eventually_eq("the silence is named", (still, true), || {
+        let node = view(&user);
+        let is_named = node["reason"].as_str().unwrap().contains("timed out");
+        (node["status"].clone(), is_named)
+    });
+    assert!(!silent.calls().iter().any(Call::is_run));
+}
+
+#[test]
+fn restarted_orchestrator_finds_closed_port() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.join();
+    node.report(&capability("box", CLOSED)).expect(204);
+    drop(orchestrator);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    eventually("the reason is found again", || {
+        let reason = view(&user)["reason"].clone();
+        let reason = reason.as_str()?;
+        reason.contains("connection refused").then_some(())
+    });
+}
