@@ -287,6 +287,10 @@ pub struct ServeOrchestratorArgs {
     pub psk: PskFlags,
     #[command(flatten)]
     pub state: DataDirFlags,
+    /// Run as a drill on a restored copy of a data directory: users log in and read; no node is called, and nothing
+    /// else changes
+    #[arg(long, env = "CYNODE_DRILL", help_heading = "Storage")]
+    pub drill: bool,
     /// Reach node SLUG at URL, overriding what it reports; repeatable
     #[arg(
         long,

@@ -152,6 +152,27 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
         self
     }
 
+    /// Has the calls for which `is_refused` holds, by method and path, answered with a problem and not by their handlers.
+    pub fn with_refused_calls(
+        mut self,
+        is_refused: fn(&Method, &str) -> bool,
+        problem: fn() -> Problem,
+    ) -> Self {
+        for (path, methods) in &mut self.paths {
+            for (method, handler) in methods {
+                if !is_refused(method, path) {
+                    continue;
+                }
+                let refuse = move |_: Arc<S>, _: Request| -> BoxFuture<'static, Reply> {
+                    let reply: Reply = Err(problem().into());
+                    Box::pin(std::future::ready(reply))
+                };
+                *handler = Arc::new(refuse);
+            }
+        }
+        self
+    }
+
     /// Has paths that have no route answered 404 with a hint, where there is one for them.
     pub fn with_hints(mut self, hints: PathHints) -> Self {
         self.hints = Some(hints);

@@ -1,6 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics`, alike on both listeners.
 
-use super::{AppState, metrics, model_server, readiness};
+use super::{AppState, drill, metrics, model_server, readiness};
 use crate::{
     api::problem::{Problem, ProblemKind},
     http::{
@@ -23,6 +23,9 @@ pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState
 }
 
 async fn readyz(state: Arc<AppState>, _: Request) -> Reply {
+    if state.settings.drill {
+        return Err(drill::problem().into());
+    }
     if let Some(fault) = state.storage_fault() {
         return Err(Problem::new(ProblemKind::Unavailable, fault.to_string()).into());
     }

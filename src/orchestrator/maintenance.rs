@@ -26,12 +26,19 @@ const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(15);
 /// Runs all maintenance until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     tokio::select! {
-        () = run_retention(&state) => {}
-        () = run_log_retention(&state) => {}
+        () = run_deletions(&state) => {}
         () = recover_store(&state) => {}
         () = watch_data_dir(&state) => {}
         () = shutdown_requested(shutdown) => {}
     }
+}
+
+/// Removes what has expired, except in a drill.
+async fn run_deletions(state: &AppState) {
+    if state.settings.drill {
+        return std::future::pending().await;
+    }
+    tokio::join!(run_retention(state), run_log_retention(state));
 }
 
 /// Records a storage fault when the data directory was moved or removed.

@@ -11,6 +11,7 @@
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls of models | [`inference`] |
+//! | exercises with a backup | [`drill`] |
 //! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
@@ -24,6 +25,7 @@ mod contents_gc;
 mod control_plane;
 mod database;
 mod dispatch;
+mod drill;
 mod gateway;
 mod gpu_pool;
 mod health;
@@ -161,7 +163,13 @@ async fn start_on(
         shutdown.clone(),
     )?;
     let state = Arc::new(state);
-    recovery::resume_running_jobs(&state).await?;
+    if state.settings.drill {
+        tracing::warn!(
+            "runs as a drill: users log in and read; no node is called, and nothing else changes"
+        );
+    } else {
+        recovery::resume_running_jobs(&state).await?;
+    }
     let services = spawn_services(&state, gateway, control, &shutdown);
     let (gateway, control) = addresses;
     data_dir.update_addresses(|addresses| {
@@ -184,9 +192,12 @@ async fn open_contents(data_dir: &DataDir, settings: &Settings) -> io::Result<Co
         quota: settings.artifact_quota,
         min_free: settings.reserve_disk,
     };
+    let is_drill = settings.drill;
     let opened = spawn_blocking(move || {
         let contents = ContentStore::open(&directory, limits)?;
-        contents.cut_unsynced(dispatch::ARTIFACTS_PREFIX)?;
+        if !is_drill {
+            contents.cut_unsynced(dispatch::ARTIFACTS_PREFIX)?;
+        }
         Ok(contents)
     });
     opened.await.map_err(io::Error::other)?
@@ -203,6 +214,17 @@ async fn create_secrets(
     let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
     let keys = Keys::open(data_dir, settings.psk.take())?;
     let admin = FirstAdmin::plan(store, settings.admin_password.take()).await?;
+    if settings.drill {
+        return match admin {
+            // No banner: nodes that join a drill would be refused.
+            None => Ok(keys),
+            Some(_) => Err(StartError::Setting(
+                "--drill needs the data directory of a restored backup, and this one has no users; restore cynode.db and \
+                 keys/ there first, or start without --drill"
+                    .to_owned(),
+            )),
+        };
+    }
     announce(&Banner {
         admin_password: admin.as_ref().and_then(FirstAdmin::generated_password),
         psk: keys
@@ -233,14 +255,20 @@ fn spawn_services(
         ListenerPolicy::new(&state.settings.trusted_proxies, hosts)
     };
     let serve = |listener, router| server::serve(listener, router, policy(), shutdown.clone());
+    let is_drill = state.settings.drill;
     let (state, shutdown) = (|| Arc::clone(state), || shutdown.clone());
-    vec![
+    let mut services = vec![
         spawn("gateway", serve(gateway, gateway::router(state()))),
         spawn(
             "control_plane",
             serve(control, control_plane::router(state())),
         ),
         spawn("maintenance", maintenance::run(state(), shutdown())),
+    ];
+    if is_drill {
+        return services;
+    }
+    services.extend([
         spawn("contents_gc", contents_gc::run(state(), shutdown())),
         spawn("reconciler", reconciler::run(state(), shutdown())),
         spawn("liveness", liveness::run(state(), shutdown())),
@@ -249,7 +277,8 @@ fn spawn_services(
         spawn("refusals", refusals::run(state(), shutdown())),
         spawn("scheduler", scheduler::run(state(), shutdown())),
         spawn("usage", usage::run(state(), shutdown())),
-    ]
+    ]);
+    services
 }
 
 impl RunningOrchestrator {

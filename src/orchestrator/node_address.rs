@@ -51,6 +51,11 @@ impl AppState {
             .map(String::as_str)
     }
 
+    /// Same, where the node may be called: not in a drill.
+    pub(super) fn callable_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
+        self.worker_url(node).filter(|_| !self.settings.drill)
+    }
+
     /// HTTP client that may call a node.
     pub(super) fn http_client_for(&self, node: &Node) -> &Client {
         let reach = if self.settings.worker_urls.contains_key(&node.slug) {

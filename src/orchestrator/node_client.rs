@@ -122,7 +122,7 @@ impl Readiness {
 }
 
 impl AppState {
-    /// Client of `node`; `None` before the node has reported the URL of its Worker API.
+    /// Client of `node`; `None` before the node has reported the URL of its Worker API, and in a drill.
     pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
         let token = |registration| self.identity.worker_token(node.id, registration);
         let served = node.served_config();
@@ -130,7 +130,7 @@ impl AppState {
         Some(NodeClient {
             client: self.http_client_for(node),
             slug: node.slug.clone(),
-            base_url: self.worker_url(node)?.trim_end_matches('/').to_owned(),
+            base_url: self.callable_url(node)?.trim_end_matches('/').to_owned(),
             tokens: Tokens {
                 newest: token(registration.unwrap_or(node.registration)),
                 applied: served.and_then(|served| served.applied).map(token),

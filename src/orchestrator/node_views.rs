@@ -1,7 +1,7 @@
 //! Views of nodes: readiness for the scheduler, and the view for users and admins.
 
 use super::{
-    AppState,
+    AppState, drill,
     gpu_pool::GpuPool,
     node_config,
     readiness::{self, NodeReadiness},
@@ -34,6 +34,9 @@ impl AppState {
 
     /// Readiness of a node, regardless of jobs that it refused.
     pub(super) fn node_readiness(&self, node: &Node, now: Time) -> NodeReadiness {
+        if self.settings.drill {
+            return NodeReadiness::not_ready(drill::NODE_REASON);
+        }
         if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
             return NodeReadiness::not_ready(readiness::DUPLICATE_REASON);
         }
@@ -49,6 +52,9 @@ impl AppState {
 
     /// Reason for which a node gets no calls of models now; `None` where it may. A node without a free slot may.
     pub(super) fn model_obstacle(&self, node: &Node) -> Option<String> {
+        if self.settings.drill {
+            return Some(drill::NODE_REASON.to_owned());
+        }
         if self.nodes.instances.has_duplicate(&node.id, Instant::now()) {
             return Some(readiness::DUPLICATE_REASON.to_owned());
         }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub init: bool,
     /// Whether to create missing keys although a database exists.
     pub new_keys: bool,
+    /// Whether this is a drill: users read, and nothing else is called or changed.
+    pub drill: bool,
     /// Retention of finished tasks and audit events.
     pub retention: Retention,
     /// Retention of the logs of ended jobs.

@@ -58,6 +58,7 @@ pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
         worker_urls: parse_worker_urls(&args.worker_url)?,
         worker_url_allow: args.worker_url_allow,
         require_inference: args.require_inference,
+        drill: args.drill,
         models: orchestrator::ModelSettings {
             concurrency: args.models.queue.inference_concurrency,
             queue: args.models.queue.inference_queue,
@@ -65,10 +66,15 @@ pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
         },
         ..orchestrator_settings(args.flags, &args.psk)?
     };
+    let status = if settings.drill {
+        "runs as a drill"
+    } else {
+        "takes tasks"
+    };
     run_role(&args.log, &notices, async |shutdown| {
         let mut running =
             orchestrator::start(&data_dir, settings, shutdown.clone(), print_banner).await?;
-        systemd::notify_ready("takes tasks");
+        systemd::notify_ready(status);
         wait_for_shutdown(shutdown, &mut running).await?;
         running.wait_stopped().await;
         Ok(())

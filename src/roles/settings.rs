@@ -199,6 +199,7 @@ pub(super) fn orchestrator_settings(
         },
         init: flags.init,
         new_keys: flags.new_keys,
+        drill: false,
         retention: Retention {
             age: Some(flags.retention.retain).filter(|age| !age.is_zero()),
             max_tasks: Some(flags.retention.retain_max).filter(|most| *most > 0),

@@ -33,6 +33,7 @@ mod disk_room;
 mod dispatch;
 mod docs;
 mod doctor;
+mod drill;
 mod duplicates;
 mod escapes;
 mod escapes_staying;

@@ -7,7 +7,7 @@
 mod inference;
 
 use super::{
-    AppState, health,
+    AppState, drill, health,
     node_config::{self, REPORT_PATH},
     node_registration::{self, Registered, authenticate, check_instance},
 };
@@ -56,7 +56,11 @@ pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
         .route(Method::POST, CAPABILITY_PATH, report)
         .route(Method::GET, CONFIG_PATH, config)
         .route(Method::POST, CONFIG_PATH, acknowledge);
-    inference::routes(health::routes(builder)).build(state, requests)
+    let mut builder = inference::routes(health::routes(builder));
+    if state.settings.drill {
+        builder = builder.with_refused_calls(drill::is_refused_to_nodes, drill::problem);
+    }
+    builder.build(state, requests)
 }
 
 async fn register(state: Arc<AppState>, mut request: Request) -> Reply {

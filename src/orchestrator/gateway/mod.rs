@@ -19,7 +19,7 @@ mod tasks;
 mod usage;
 mod users;
 
-use super::{AppState, health};
+use super::{AppState, drill, health};
 use crate::{
     api::{audit::AuditAction, error::ApiError, problem::Problem},
     http::{
@@ -41,7 +41,11 @@ const MAX_PAGE_SIZE: u32 = 200;
 /// or an API key.
 pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
     let requests = state.metrics.requests("gateway");
-    routes().build(state, requests)
+    let mut builder = routes();
+    if state.settings.drill {
+        builder = builder.with_refused_calls(drill::is_refused_to_users, drill::problem);
+    }
+    builder.build(state, requests)
 }
 
 fn routes() -> RouterBuilder<AppState> {

@@ -1,0 +1,121 @@
+//! A drill: an orchestrator on a restored data directory, which reads and neither calls nor changes anything.
+
+use crate::support::{
+    Orchestrator,
+    client::client,
+    eventually_eq,
+    process::run,
+    server::role,
+    stage::{Stage, well},
+    stand_in::capability,
+};
+use rusqlite::Connection;
+use serde_json::json;
+use std::{path::Path, thread};
+
+/// Everything in these tables, row by row.
+fn rows(home: &Path) -> Vec<String> {
+    let database = Connection::open(home.join("orchestrator/cynode.db")).unwrap();
+    let mut all = Vec::new();
+    for table in ["users", "nodes", "tasks", "jobs"] {
+        let sql = format!("SELECT * FROM {table} ORDER BY 1");
+        let mut statement = database.prepare(&sql).unwrap();
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let values = (0..columns).map(|n| format!("{:?}", row.get_ref(n).unwrap()));
+            all.push(format!("{table}: {}", values.collect::<Vec<_>>().join(" ")));
+        }
+    }
+    all
+}
+
+#[test]
+fn drill_reads_and_changes_nothing() {
+    let stage = Stage::set(|run, call, answer| {
+        if run < 2 {
+            return well(call, answer);
+        }
+        let mut events = answer.stream();
+        events.send(&json!({"event": "started", "attempt": 1, "seq": 1}));
+        // It runs for as long as the test.
+        loop {
+            thread::park();
+        }
+    });
+    let done = stage.create(json!({}));
+    assert_eq!(stage.finish(&done).0["status"], "completed");
+    let waiting = stage.create(json!({"node_labels": ["elsewhere"]}));
+    let running = stage.create(json!({}));
+    eventually_eq("the job runs", json!("running"), || {
+        let task = stage.user.get(&format!("/v1/tasks/{running}")).json(200);
+        task["status"].clone()
+    });
+    let Stage {
+        mut node,
+        orchestrator,
+        home,
+        ..
+    } = stage;
+    drop(orchestrator);
+    let (before, called) = (rows(home.path()), node.calls().len());
+
+    let drill = Orchestrator::start(home.path(), &["--drill", "--retain=1s"]);
+    let user = drill.login();
+    let result = user.get(&format!("/v1/tasks/{done}/result")).json(200);
+    assert_eq!(result["jobs"][0]["result_object"]["stdout"], "done\n");
+    for (id, status) in [(&waiting, "queued"), (&running, "running")] {
+        let task = user.get(&format!("/v1/tasks/{id}")).json(200);
+        assert_eq!(task["status"], status, "{task}");
+    }
+    user.get(&format!("/v1/tasks/{done}/logs")).expect(200);
+    let shown = user.get("/v1/nodes/box").json(200);
+    let reason = shown["reason"].as_str().unwrap();
+    assert!(reason.contains("drill"), "{reason}");
+    assert_eq!(shown["status"], "not_ready");
+    let command = json!({"command": ["true"]});
+    for reply in [
+        user.post("/v1/tasks", &command),
+        user.post("/v1/sandboxes", &json!({})),
+        user.act(&format!("/v1/tasks/{running}/cancel")),
+        user.act("/v1/nodes/box/drain"),
+        user.call("DELETE", &format!("/v1/tasks/{done}"), &[], b""),
+        drill.gateway.get("/readyz"),
+    ] {
+        let problem = reply.problem(503, "unavailable");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("runs as a drill"), "{detail}");
+    }
+    node.control = drill.control.with_token(node.control.token());
+    for reply in [
+        node.ask_to_register(),
+        node.report(&capability("box", &node.url)),
+        node.ack(&json!("1"), "applied"),
+    ] {
+        let problem = reply.problem(503, "unavailable");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("runs as a drill"), "{detail}");
+    }
+    let mut status = client(home.path(), &drill.gateway_url, &["status"]);
+    let status = run(status.env("CYNODE_TOKEN", user.token()));
+    assert!(status.stdout.contains("runs as a drill"), "{status:?}");
+    let log = drill.process.stderr();
+    assert!(log.contains("runs as a drill"), "{log}");
+    drop(drill);
+    assert_eq!(rows(home.path()), before);
+    assert_eq!(node.calls().len(), called, "{:?}", node.calls());
+}
+
+#[test]
+fn drill_needs_restored_data_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let data_dir = home.path().join("orchestrator");
+    let mut command = role(home.path(), "serve-orchestrator", &data_dir);
+    let listen = [
+        "--gateway-listen=127.0.0.1:0",
+        "--control-listen=127.0.0.1:0",
+    ];
+    let refused = run(command.args(listen).arg("--drill"));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("restored backup"), "{refused:?}");
+}
