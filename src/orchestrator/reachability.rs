@@ -227,7 +227,7 @@ impl Reachability {
 }
 
 impl AppState {
-    /// Reason for which a call of this orchestrator does not arrive at a node; `None` where it does, as far as is known.
+    /// Reason for which a call of this orchestrator does not arrive at a node; `None` where it does, as far as known.
     pub(super) fn reach_obstacle(&self, node: &Node) -> Option<Reason> {
         let url = self.worker_url(node)?;
         self.nodes.reachability.obstacle(node.id, url)
