@@ -23,7 +23,7 @@
 //! | [`doctor`] | checks of a machine, and fixes |
 //! | [`cli`], [`roles`] | flags; and how flags become settings and a running role (`dev` runs several) |
 //! | [`helpers`] | hidden subcommands with which the binary runs itself again: init, shim, file server, removal of directory trees, collection of artifacts |
-//! | shared by several modules | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, `range`, [`retry`], [`secrets`], [`terminal`], `text`, `wait` |
+//! | shared by several modules | [`background`], [`backoff`], [`data_dir`], [`digest`], [`disk_space`], `environment`, [`errors`], [`exit`], [`files`], `instances`, `network`, `range`, [`retry`], [`secrets`], [`terminal`], `text`, [`tls`], `wait` |
 //!
 //! `orchestrator` and `node`/`worker` never import each other: they communicate only over HTTP, also in
 //! `dev`. `tests/house/` enforces the rules between modules. The library exists for the binary, its tests
@@ -117,5 +117,6 @@ pub mod spool;
 pub mod store;
 pub mod terminal;
 mod text;
+pub mod tls;
 mod wait;
 pub mod worker;

@@ -24,6 +24,7 @@ const GROUND_FLOOR: &[&str] = &[
     "secrets",
     "terminal",
     "text",
+    "tls",
     "wait",
 ];
 
