@@ -86,6 +86,27 @@ CREATE TABLE drained_keys (
     node_key_sha256 TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 
+-- Tokens with which new nodes join. A removed one stays for a while, so that its holders learn that it was removed.
+CREATE TABLE join_tokens (
+    id            TEXT PRIMARY KEY,
+    secret_sha256 TEXT NOT NULL UNIQUE,
+    slug          TEXT,                          -- the only node that can join by it; NULL for any
+    max_uses      INTEGER NOT NULL,
+    created_by    TEXT NOT NULL REFERENCES users (id),
+    created_at    INTEGER NOT NULL,
+    expires_at    INTEGER NOT NULL,              -- for new nodes
+    removed_at    INTEGER                        -- NULL while its nodes may register again
+) STRICT, WITHOUT ROWID;
+
+-- Nodes that joined by a token: a machine and its slug count once, and may register again.
+CREATE TABLE join_token_uses (
+    token_id        TEXT NOT NULL REFERENCES join_tokens (id),
+    node_key_sha256 TEXT NOT NULL,
+    slug            TEXT NOT NULL,
+    used_at         INTEGER NOT NULL,
+    PRIMARY KEY (token_id, node_key_sha256, slug)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE tasks (
     id         TEXT PRIMARY KEY,
     user_id    TEXT NOT NULL REFERENCES users (id),

@@ -87,6 +87,14 @@ pub enum AuditAction {
     #[serde(rename = "node.forget")]
     #[strum(serialize = "node.forget")]
     NodeForget,
+    /// Creation of a join token.
+    #[serde(rename = "join_token.create")]
+    #[strum(serialize = "join_token.create")]
+    JoinTokenCreate,
+    /// Removal of a join token.
+    #[serde(rename = "join_token.remove")]
+    #[strum(serialize = "join_token.remove")]
+    JoinTokenRemove,
     /// Deletion of a finished task.
     #[serde(rename = "task.delete")]
     #[strum(serialize = "task.delete")]
@@ -203,7 +211,7 @@ pub struct AuditEvent {
     /// Handle or slug of the actor. Unknown names are not kept: people type passwords there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Handle or slug of the target; the id of a task or a sandbox, the prefix of an API key, the name of a model.
+    /// Handle or slug of the target; the id of a task, a sandbox or a join token, the prefix of an API key, the name of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Address of the client; absent for actions of the orchestrator itself.
@@ -213,8 +221,8 @@ pub struct AuditEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name; for an
-    /// artifact that was deleted to make room for another one, that; for an API key, its name and scopes; for a request to a
-    /// model, its node, tokens and duration.
+    /// artifact that was deleted to make room for another one, that; for an API key, its name and scopes; for a join token, its
+    /// uses, slug and expiry; for a registration by one, its id; for a request to a model, its node, tokens and duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Prefix of the API key by which the actor called; absent for a login.

@@ -151,6 +151,10 @@ id!(
     ApiKeyId
 );
 id!(
+    /// Id of a join token.
+    JoinTokenId
+);
+id!(
     /// Id of a task.
     TaskId
 );

@@ -31,6 +31,19 @@ pub struct PskFlags {
     pub psk_file: Option<PathBuf>,
 }
 
+/// The join token.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Identity")]
+pub struct JoinFlags {
+    /// Join token of cynode nodes token create, in place of --orchestrator and the pre-shared key; other users can
+    /// read it in the list of processes, so prefer --join-file (or CYNODE_JOIN)
+    #[arg(long, value_name = "TOKEN", conflicts_with = "join_file")]
+    pub join: Option<String>,
+    /// Read the join token from a file, or from stdin with - (or CYNODE_JOIN_FILE)
+    #[arg(long, value_name = "FILE")]
+    pub join_file: Option<PathBuf>,
+}
+
 /// Names and labels of a node.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Identity")]
@@ -130,6 +143,8 @@ pub struct NodeArgs {
     pub advertise_url: Option<String>,
     #[command(flatten)]
     pub psk: PskFlags,
+    #[command(flatten)]
+    pub join: JoinFlags,
     #[command(flatten)]
     pub identity: IdentityFlags,
     #[command(flatten)]

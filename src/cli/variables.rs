@@ -5,8 +5,10 @@ use clap::CommandFactory as _;
 use std::{collections::BTreeSet, env};
 
 /// Variables that no flag declares: mostly secrets, whose values `--help` would show.
-const UNLISTED_VARIABLES: [&str; 6] = [
+const UNLISTED_VARIABLES: [&str; 8] = [
     "CYNODE_ADMIN_PASSWORD",
+    "CYNODE_JOIN",
+    "CYNODE_JOIN_FILE",
     "CYNODE_PASSWORD",
     "CYNODE_PSK",
     "CYNODE_PSK_FILE",

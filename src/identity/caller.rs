@@ -106,6 +106,14 @@ impl Caller {
         }
     }
 
+    /// Rights of an admin, which a write for admins only checks again in its transaction.
+    pub(super) fn admin_authority(&self) -> Authority {
+        Authority {
+            admin: true,
+            ..self.authority()
+        }
+    }
+
     /// Owner of the tasks that this caller may see: the caller, or any (`None`) for an admin.
     pub fn visible_owner(&self) -> Option<UserId> {
         (!self.user.is_admin).then_some(self.user.id)

@@ -1,7 +1,7 @@
 //! Keys of the orchestrator: files of mode 0600, never in the database, never in the log.
 
 use crate::{
-    api::nodes::check_psk,
+    api::nodes::PreSharedKeys,
     data_dir::{DataDir, SecretFile},
     secrets::{check_random_secret, random_secret},
 };
@@ -25,15 +25,16 @@ pub struct Keys {
     pub(super) user_token: Zeroizing<String>,
     pub(super) node_token: Zeroizing<String>,
     pub(super) worker_token: Zeroizing<String>,
-    psk: Zeroizing<String>,
+    /// Pre-shared keys, of which the newest is shown.
+    psks: PreSharedKeys,
     /// Whether this start generated the pre-shared key.
     pub is_psk_generated: bool,
 }
 
 impl Keys {
-    /// Reads the keys, and generates those that are missing. A pre-shared key of the operator replaces the one
-    /// in the file.
-    pub fn open(data_dir: &DataDir, psk: Option<Zeroizing<String>>) -> io::Result<Self> {
+    /// Reads the keys, and generates those that are missing. Pre-shared keys of the operator replace those in the
+    /// file.
+    pub fn open(data_dir: &DataDir, psks: Option<PreSharedKeys>) -> io::Result<Self> {
         data_dir.subdir("keys")?;
         let key = |name| {
             let (validate, advice) = (check_random_secret as fn(&str) -> _, KEY_ADVICE);
@@ -44,10 +45,10 @@ impl Keys {
             };
             data_dir.secret(file, random_secret).map(|(key, _)| key)
         };
-        let (psk, is_psk_generated) = match psk {
-            Some(psk) => (psk, false),
+        let (psks, is_psk_generated) = match psks {
+            Some(psks) => (psks, false),
             None => {
-                // Its length is checked below, like that of a key from --psk-file.
+                // Its keys are checked below, like those of --psk-file.
                 let psk = SecretFile {
                     name: PSK_FILE,
                     validate: |text| {
@@ -59,23 +60,15 @@ impl Keys {
                     },
                     advice: "restore it from a backup, pass another one with --psk-file, or move it away and start once with --new-keys, which generates another",
                 };
-                data_dir.secret(psk, random_secret)?
+                let (text, is_generated) = data_dir.secret(psk, random_secret)?;
+                (parse_psks(&data_dir.join(PSK_FILE), &text)?, is_generated)
             }
         };
-        check_psk(&psk).map_err(|problem| {
-            let path = data_dir.join(PSK_FILE);
-            let text = format!(
-                "the pre-shared key in {} {}",
-                path.display(),
-                problem.detail
-            );
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
         Ok(Self {
             user_token: key(USER_TOKEN_FILE)?,
             node_token: key(NODE_TOKEN_FILE)?,
             worker_token: key(WORKER_TOKEN_FILE)?,
-            psk,
+            psks,
             is_psk_generated,
         })
     }
@@ -100,8 +93,25 @@ impl Keys {
             .collect()
     }
 
-    /// Pre-shared key of this orchestrator.
+    /// Pre-shared key of this orchestrator; the newest one where there are several.
     pub fn psk(&self) -> &str {
-        &self.psk
+        self.psks.newest()
     }
+
+    /// All pre-shared keys that nodes may show.
+    pub(super) fn psks(&self) -> impl Iterator<Item = &str> {
+        self.psks.iter()
+    }
+}
+
+/// Pre-shared keys in the text of the file at `path`.
+fn parse_psks(path: &Path, text: &str) -> io::Result<PreSharedKeys> {
+    PreSharedKeys::parse(text).map_err(|problem| {
+        let text = format!(
+            "the pre-shared key in {} {}",
+            path.display(),
+            problem.detail
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
 }

@@ -12,6 +12,7 @@ mod api_keys;
 mod audit;
 mod caller;
 mod error;
+mod join_tokens;
 mod keys;
 mod nodes;
 mod own_password;
@@ -24,6 +25,7 @@ mod users;
 
 pub use caller::{Access, Caller, Credential};
 pub use keys::Keys;
+pub use nodes::NodeCredential;
 pub use password::hash as hash_password;
 pub use users::UserAction;
 

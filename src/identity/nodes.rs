@@ -1,4 +1,4 @@
-//! Credentials of nodes: the pre-shared key, tokens, and the rate of new ones.
+//! Credentials of nodes: pre-shared keys, join tokens, tokens of registrations, and the rate of new nodes.
 
 use super::{
     Identity,
@@ -6,40 +6,69 @@ use super::{
     tokens,
 };
 use crate::{
-    api::{NodeId, error::ApiError, problem::Problem, time::Time},
+    api::{JoinTokenId, NodeId, error::ApiError, problem::Problem, time::Time},
     digest::sha256_hex,
     network::client_network,
+    secrets::check_random_secret,
+    store::StoreError,
 };
 use std::net::IpAddr;
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
-/// A wrong pre-shared key, which counts as a guess once this is dropped.
-pub struct WrongPsk {
+/// Credential that a registration has shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeCredential {
+    /// A pre-shared key.
+    Psk,
+    /// The secret of a join token, which may no longer let this node in.
+    Token(JoinTokenId),
+}
+
+impl NodeCredential {
+    /// Join token, unless it is a pre-shared key.
+    pub fn token(self) -> Option<JoinTokenId> {
+        match self {
+            Self::Psk => None,
+            Self::Token(token) => Some(token),
+        }
+    }
+}
+
+/// A wrong pre-shared key or join token, which counts as a guess once this is dropped.
+pub struct WrongCredential {
     attempt: Attempt,
 }
 
-impl WrongPsk {
+impl WrongCredential {
     /// Counts the guess, and returns the problem for the caller.
     pub fn refuse(self, from: IpAddr) -> Problem {
         tracing::warn!(address = %from, "registration with a wrong pre-shared key refused");
         Problem::unauthorized(
             "the pre-shared key is wrong or outdated; copy the current one from keys/psk in the orchestrator's \
-             data directory, or from its --psk-file",
+             data directory, or from its --psk-file; a join token is another orchestrator's, or was removed long ago",
         )
     }
 }
 
 impl Identity {
-    /// Checks the pre-shared key of a registration.
-    pub fn check_psk(&self, psk: &str, from: IpAddr) -> Result<(), Problem> {
-        let shown = self.verify_psk(psk, from)?;
-        shown.map_err(|wrong| wrong.refuse(from))
+    /// Checks the secret of a registration: a pre-shared key, or that of a join token.
+    pub async fn check_credential(
+        &self,
+        secret: &str,
+        from: IpAddr,
+    ) -> Result<NodeCredential, ApiError> {
+        let shown = self.verify_credential(secret, from).await?;
+        Ok(shown.map_err(|wrong| wrong.refuse(from))?)
     }
 
-    /// Verifies a pre-shared key. A wrong one counts as a guess, unless the same request shows the right
-    /// one as well ([`verify_other_psk`](Self::verify_other_psk)). Fails while the address has to wait.
-    pub fn verify_psk(&self, psk: &str, from: IpAddr) -> Result<Result<(), WrongPsk>, Problem> {
+    /// Verifies the secret of a registration. A wrong one counts as a guess, unless the same request shows the right
+    /// one as well ([`verify_other_credential`](Self::verify_other_credential)). Fails while the address has to wait.
+    pub async fn verify_credential(
+        &self,
+        secret: &str,
+        from: IpAddr,
+    ) -> Result<Result<NodeCredential, WrongCredential>, ApiError> {
         let admitted = self.registrations.admit(vec![ThrottleKey::address(from)]);
         let attempt = admitted.map_err(|problem| {
             let why = "nodes at this address have shown a wrong pre-shared key, this node or others; give the \
@@ -47,31 +76,59 @@ impl Identity {
             let detail = format!("{}: {why}", problem.detail);
             Problem { detail, ..problem }
         })?;
-        if !self.is_psk(psk) {
-            return Ok(Err(WrongPsk { attempt }));
+        match self.find_credential(secret).await {
+            Ok(Some(credential)) => {
+                attempt.succeed();
+                Ok(Ok(credential))
+            }
+            Ok(None) => Ok(Err(WrongCredential { attempt })),
+            Err(error) => {
+                attempt.discard();
+                Err(error.into())
+            }
         }
-        attempt.succeed();
-        Ok(Ok(()))
     }
 
-    /// Checks another key of a request that has already shown a wrong one.
-    pub fn verify_other_psk(
+    /// Checks another secret of a request that has already shown a wrong one.
+    pub async fn verify_other_credential(
         &self,
-        wrong: WrongPsk,
-        psk: &str,
+        wrong: WrongCredential,
+        secret: &str,
         from: IpAddr,
-    ) -> Result<(), Problem> {
-        if !self.is_psk(psk) {
-            return Err(wrong.refuse(from));
+    ) -> Result<NodeCredential, ApiError> {
+        match self.find_credential(secret).await {
+            Ok(Some(credential)) => {
+                wrong.attempt.succeed();
+                Ok(credential)
+            }
+            Ok(None) => Err(wrong.refuse(from).into()),
+            Err(error) => {
+                wrong.attempt.discard();
+                Err(error.into())
+            }
         }
-        wrong.attempt.succeed();
-        Ok(())
     }
 
+    async fn find_credential(&self, secret: &str) -> Result<Option<NodeCredential>, StoreError> {
+        if self.is_psk(secret) {
+            return Ok(Some(NodeCredential::Psk));
+        }
+        // Guesses that can't be secrets of tokens cost no read.
+        if check_random_secret(secret).is_err() {
+            return Ok(None);
+        }
+        let token = self.store.join_token_by_secret(sha256_hex(secret)).await?;
+        Ok(token.map(NodeCredential::Token))
+    }
+
+    /// Whether this is one of the pre-shared keys. All are compared, so that the time tells nothing of which.
     fn is_psk(&self, psk: &str) -> bool {
         // Digests have equal lengths, which a comparison in constant time needs.
-        let (shown, expected) = (sha256_hex(psk), sha256_hex(self.keys.psk()));
-        shown.as_bytes().ct_eq(expected.as_bytes()).into()
+        let shown = sha256_hex(psk);
+        let same = |key: &str| shown.as_bytes().ct_eq(sha256_hex(key).as_bytes());
+        let keys = self.keys.psks().map(same);
+        keys.fold(Choice::from(0u8), |found, same| found | same)
+            .into()
     }
 
     /// Admits the first registration of a node from this address, or returns how long to wait.
@@ -84,7 +141,7 @@ impl Identity {
         })
     }
 
-    /// Pre-shared key, for a node in the same process.
+    /// Newest pre-shared key, for a node in the same process.
     pub fn psk(&self) -> Zeroizing<String> {
         Zeroizing::new(self.keys.psk().to_owned())
     }

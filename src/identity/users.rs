@@ -10,7 +10,7 @@ use crate::{
         problem::{Problem, ProblemKind},
         users::{CreateUser, ResetPassword, check_password},
     },
-    store::{Authority, NewUser, UserChange, UserChangeOutcome},
+    store::{NewUser, UserChange, UserChangeOutcome},
 };
 use zeroize::Zeroizing;
 
@@ -24,13 +24,6 @@ pub enum UserAction {
     RevokeSessions,
     /// Set a new password, and end all sessions of the user.
     ResetPassword(ResetPassword),
-}
-
-fn as_admin(caller: &Caller) -> Authority {
-    Authority {
-        admin: true,
-        ..caller.authority()
-    }
 }
 
 impl Identity {
@@ -50,7 +43,9 @@ impl Identity {
             is_admin: create.is_admin == Some(true),
         };
         let event = admin.audit_event(AuditAction::UserCreate, origin);
-        let made = self.store.user_create(new, Some(as_admin(admin)), event);
+        let made = self
+            .store
+            .user_create(new, Some(admin.admin_authority()), event);
         made.await?.ok_or_else(|| {
             let text = format!("the handle {handle} is in use; choose another handle");
             Problem::new(ProblemKind::Conflict, text)
@@ -82,7 +77,7 @@ impl Identity {
         };
         let (event, by, store) = (
             admin.audit_event(action, origin),
-            as_admin(admin),
+            admin.admin_authority(),
             self.store.clone(),
         );
         let write = async move { store.user_change(user, change, Some(by), event).await };

@@ -31,6 +31,7 @@ use crate::{
         client::CallError,
         server::{Shutdown, shutdown_requested},
     },
+    tls::Pin,
     wait,
     worker::{self, Worker},
 };
@@ -49,8 +50,12 @@ pub struct Settings {
     pub orchestrator: String,
     /// Time limit for an answer of the orchestrator.
     pub orchestrator_timeout: Duration,
-    /// Pre-shared key.
+    /// Pin of the orchestrator's certificate, where it was given.
+    pub pin: Option<Pin>,
+    /// Pre-shared key, or the secret of a join token.
     pub psk: Zeroizing<String>,
+    /// Whether the secret is that of a join token.
+    pub is_join_token: bool,
     /// Name of this node in commands.
     pub slug: String,
     /// Display name of this node.
@@ -78,6 +83,11 @@ pub enum NodeError {
         "the orchestrator refuses this node's pre-shared key, which may be an old one; copy the current one from keys/psk in the orchestrator's data directory, or from its --psk-file, to this node's --psk-file and start it again"
     )]
     WrongPsk,
+    /// Join token that the orchestrator does not know.
+    #[error(
+        "the orchestrator does not know this node's join token: it was removed long ago, or is another orchestrator's; ask an admin for a new one (cynode nodes token create) and start this node with it"
+    )]
+    WrongJoinToken,
     /// Invalid setting.
     #[error("{0}")]
     InvalidSetting(String),

@@ -154,7 +154,11 @@ impl Node {
 
     async fn register(&mut self) -> Result<(), NodeError> {
         let register = || self.orchestrator.register(&self.machine);
-        let registration = retry_if(retry_backoff(), "register", is_transient, register).await?;
+        let registered = retry_if(retry_backoff(), "register", is_transient, register).await;
+        let registration = registered.map_err(|error| match error {
+            NodeError::WrongPsk if self.settings.is_join_token => NodeError::WrongJoinToken,
+            error => error,
+        })?;
         self.orchestrator.set_registration(registration);
         Ok(())
     }

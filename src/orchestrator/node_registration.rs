@@ -10,13 +10,14 @@ use crate::{
         NodeId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
-        nodes::{AckStatus, CapabilityReport, Register},
+        nodes::{AckStatus, CapabilityReport, Register, check_reserved_slug},
         problem::{Problem, ProblemKind},
         time::Time,
     },
     digest::sha256_hex,
+    identity::NodeCredential,
     instances::InstanceStatus,
-    store::{Node, RegisterOutcome},
+    store::{JoinRefusal, Node, RegisterOutcome},
 };
 use tokio::time::Instant;
 
@@ -30,13 +31,14 @@ pub(super) struct Registered {
     pub(super) expires_at: Time,
 }
 
-/// Registers a node, new or known, whose request has shown the pre-shared key and was checked.
+/// Registers a node, new or known, whose request has shown this credential and was checked.
 ///
-/// Fails where the slug belongs to another machine, two processes call as this node, or the limit of nodes
-/// or of new nodes from this address is reached.
+/// Fails where the slug belongs to another machine or is reserved, the join token does not let this node in, two
+/// processes call as this node, or the limit of nodes or of new nodes from this address is reached.
 pub(super) async fn register(
     state: &AppState,
     request: Register,
+    credential: NodeCredential,
     origin: &RequestOrigin,
     event: AuditEvent,
 ) -> Result<Registered, ApiError> {
@@ -44,7 +46,11 @@ pub(super) async fn register(
     let slug = capability.node.node_slug.clone();
     tracing::Span::current().record("node", &slug);
     let instance = capability.node.instance_id.clone();
-    let key = request.node_key.map(sha256_hex);
+    let (key, token) = (request.node_key.map(sha256_hex), credential.token());
+    if token.is_some() && key.is_none() {
+        let detail = "is required with a join token, which knows its nodes by it; use the pre-shared key otherwise";
+        return Err(Problem::field("/node_key", detail).into());
+    }
     // Ownership of the slug comes first: no other machine can make a node look like two.
     let known = state.store.node_owned(slug.clone(), key.clone()).await?;
     match known {
@@ -52,13 +58,16 @@ pub(super) async fn register(
         // valid, must not make the two look alive.
         Some(id) if is_new_instance(state, id, instance.as_deref()) => {}
         Some(id) => check_instance(state, id, &slug, instance.as_deref(), origin).await?,
-        None => state.identity.admit_new_node(origin.address)?,
+        None => {
+            check_reserved_slug("/capability/node/node_slug", &slug)?;
+            state.identity.admit_new_node(origin.address)?;
+        }
     }
     let (offered, limit) = (capability.max_concurrency(), state.settings.max_nodes);
     let hash = report_hash(&capability);
     let outcome = state
         .store
-        .node_register(capability, hash, key, limit, event)
+        .node_register(capability, hash, key, token, limit, event)
         .await?;
     let (is_new, id, registration) = match outcome {
         RegisterOutcome::Created(id, registration) => (true, id, registration),
@@ -71,6 +80,11 @@ pub(super) async fn register(
             return Err(slug_taken(&slug).into());
         }
         RegisterOutcome::Full => return Err(too_many_nodes(limit).into()),
+        RegisterOutcome::NotAdmitted(refusal) => {
+            let reason = refusal.as_str();
+            tracing::warn!(address = %origin.address, reason, "registration by a join token refused");
+            return Err(not_admitted(&refusal).into());
+        }
     };
     check_instance(state, id, &slug, instance.as_deref(), origin).await?;
     tracing::info!(new = is_new, address = %origin.address, "node registered");
@@ -195,6 +209,26 @@ fn slug_taken(slug: &str) -> Problem {
              that machine or has lost its data directory, ask an admin to run: cynode nodes forget {slug}"
         ),
     )
+}
+
+/// Problem for a node that shows the secret of a token which does not let it in. Only a holder of the secret gets here.
+fn not_admitted(refusal: &JoinRefusal) -> Problem {
+    let why = match refusal {
+        JoinRefusal::Removed => "was removed".to_owned(),
+        JoinRefusal::Expired(end) => {
+            format!("expired at {end}, and this node had not joined by it before")
+        }
+        JoinRefusal::UsedUp(uses) => format!(
+            "is used up: as many nodes have joined by it as may ({uses}), and this one, known by its data directory \
+             and slug, is not among them"
+        ),
+        JoinRefusal::OtherSlug(slug) => {
+            format!("is only for the node {slug} (start that one with --slug {slug})")
+        }
+    };
+    let detail =
+        format!("this join token {why}; ask an admin for a new one: cynode nodes token create");
+    Problem::new(ProblemKind::Forbidden, detail)
 }
 
 fn too_many_nodes(limit: u32) -> Problem {

@@ -2,7 +2,7 @@
 
 use super::{database::IncompleteState, dispatch::LeaseTerms, inference::ModelSettings};
 use crate::{
-    api::image::ImageRef,
+    api::{image::ImageRef, nodes::PreSharedKeys},
     store::{QueueLimits, Retention, SandboxLimits, StoreError},
 };
 use ipnet::IpNet;
@@ -17,8 +17,8 @@ pub struct Settings {
     pub control_listen: SocketAddr,
     /// URL at which nodes reach the control plane; the one that each node used if `None`.
     pub public_url: Option<String>,
-    /// Pre-shared key; the one in the data directory if `None`.
-    pub psk: Option<Zeroizing<String>>,
+    /// Pre-shared keys; those in the data directory if `None`.
+    pub psk: Option<PreSharedKeys>,
     /// Password of the first admin; a generated one if `None`.
     pub admin_password: Option<Zeroizing<String>>,
     /// URLs of Worker APIs by slug, which override those that nodes report.

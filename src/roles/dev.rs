@@ -63,7 +63,9 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
         let settings = node::Settings {
             orchestrator: format!("http://{}", running.control),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
+            pin: None,
             psk: running.psk(),
+            is_join_token: false,
             slug: identity.slug.unwrap_or_else(default_slug),
             name: identity.name,
             labels: identity.label,

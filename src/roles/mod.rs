@@ -2,6 +2,7 @@
 
 mod allocator;
 mod backup;
+mod credentials;
 mod dev;
 mod failures;
 mod logging;
@@ -26,11 +27,12 @@ use crate::{
     secrets::read_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
+use credentials::{has_join_variable, has_psk_variable};
 use node_file::NodeFile;
 use process::run_role;
 use settings::{
-    has_psk_variable, node_settings, open_data_dir, orchestrator_settings, parse_worker_urls,
-    shutdown_grace, validate_url, worker_settings,
+    node_settings, open_data_dir, orchestrator_settings, parse_worker_urls, shutdown_grace,
+    validate_url, worker_settings,
 };
 use std::{
     ffi::OsString,
@@ -42,6 +44,9 @@ use std::{
 const DEFAULT_ORCHESTRATOR_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted by a Worker API.
 const LISTEN_BACKLOG: u32 = 1024;
+/// Notice about a join token among the arguments.
+const JOIN_NOTICE: &str = "the join token stands in this process's arguments, where every user of this machine can read \
+     it; --join-file FILE (- is stdin) or CYNODE_JOIN keeps it private";
 /// Pre-shared key in place of one that only a flag gives: a valid one.
 const PLACEHOLDER_PSK: &str = "a key that a flag gives to the node";
 
@@ -86,10 +91,13 @@ pub fn node(mut args: NodeArgs) -> Result<(), Failure> {
     let mut notices = notices("node", Some(&args.psk))?;
     let file = NodeFile::load(args.config.as_deref())?.unwrap_or_default();
     notices.extend(file.old_key_notices());
-    let psk_file = file.apply_to(&mut args);
+    if args.join.join.is_some() {
+        notices.push(JOIN_NOTICE.to_owned());
+    }
+    let files = file.apply_to(&mut args);
     let (state, log) = (args.state.clone(), args.log.clone());
     let grace = shutdown_grace(&args.sandbox.engine);
-    let settings = node_settings(args, psk_file.as_deref())?;
+    let settings = node_settings(args, &files)?;
     let data_dir = open_data_dir(&state)?;
     run_role(&log, &notices, async |shutdown| {
         // A later notification would hold up a machine's boot while the orchestrator is unreachable.
@@ -125,14 +133,16 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<Vec<String>, Failure> {
             "the arguments of a node could not be parsed",
         ));
     };
-    let psk_file = file.apply_to(&mut args);
+    let files = file.apply_to(&mut args);
     // A setting that the file leaves to flags counts as given.
-    let orchestrator = args.orchestrator.or(doctor.orchestrator.clone());
-    args.orchestrator = orchestrator.or_else(|| Some("http://127.0.0.1".to_owned()));
-    if psk_file.is_none() && !has_psk_variable() {
-        args.psk.psk = Some(PLACEHOLDER_PSK.to_owned());
+    if files.join.is_none() && !has_join_variable() {
+        let orchestrator = args.orchestrator.or(doctor.orchestrator.clone());
+        args.orchestrator = orchestrator.or_else(|| Some("http://127.0.0.1".to_owned()));
+        if files.psk.is_none() && !has_psk_variable() {
+            args.psk.psk = Some(PLACEHOLDER_PSK.to_owned());
+        }
     }
-    node_settings(*args, psk_file.as_deref())?.check()?;
+    node_settings(*args, &files)?.check()?;
     Ok(notices)
 }
 

@@ -8,7 +8,7 @@ mod aliases;
 mod parse;
 
 use crate::{
-    api::nodes::{GpuShare, InferenceMode},
+    api::nodes::{GpuShare, InferenceMode, JoinToken},
     cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs},
     exit::Failure,
     terminal::print_note,
@@ -21,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use zeroize::Zeroizing;
 
 /// File that a node reads without `--config`, if it exists.
 pub(crate) const DEFAULT_PATH: &str = "/etc/cynode/node.yaml";
@@ -55,6 +56,7 @@ pub(crate) struct NodeFile {
 struct OrchestratorSection {
     url: Option<String>,
     psk_file: Option<PathBuf>,
+    join_file: Option<PathBuf>,
     registration_psk_file: Option<PathBuf>,
     #[serde(deserialize_with = "parse::duration")]
     timeout: Option<Duration>,
@@ -184,6 +186,15 @@ struct LoggingSection {
     format: Option<LogFormat>,
 }
 
+/// Files of `node.yaml` with the credentials of a node.
+#[derive(Default)]
+pub(crate) struct CredentialFiles {
+    /// File of the pre-shared key.
+    pub(crate) psk: Option<PathBuf>,
+    /// File of the join token.
+    pub(crate) join: Option<PathBuf>,
+}
+
 impl NodeFile {
     /// Reads the named file, or else the one at the default path, if it exists.
     pub(crate) fn load(named: Option<&Path>) -> Result<Option<Self>, Failure> {
@@ -213,6 +224,7 @@ impl NodeFile {
         let home = path.parent().unwrap_or(Path::new(""));
         let paths = [
             &mut file.orchestrator.psk_file,
+            &mut file.orchestrator.join_file,
             &mut file.storage.data_dir,
             &mut file.storage.jobs_dir,
         ];
@@ -228,9 +240,9 @@ impl NodeFile {
         keys.map(|key| format!("node.yaml: {} is deprecated; use {}", key.old, key.new))
     }
 
-    /// Fills the arguments that are empty. Returns the file's pre-shared key, which is not among them: a
-    /// variable overrides it, but not the flag.
-    pub(crate) fn apply_to(self, args: &mut NodeArgs) -> Option<PathBuf> {
+    /// Fills the arguments that are empty. Returns the files of credentials, which are not among them: a
+    /// variable overrides them, but not the flag.
+    pub(crate) fn apply_to(self, args: &mut NodeArgs) -> CredentialFiles {
         set_default(&mut args.orchestrator, self.orchestrator.url);
         set_default(&mut args.orchestrator_timeout, self.orchestrator.timeout);
         let (identity, file) = (&mut args.identity, self.node);
@@ -274,12 +286,19 @@ impl NodeFile {
         set_default(&mut storage.image_gc, file.image_gc);
         set_default(&mut args.log.log_level, self.logging.level);
         set_default(&mut args.log.log_format, self.logging.format);
-        self.orchestrator.psk_file
+        CredentialFiles {
+            psk: self.orchestrator.psk_file,
+            join: self.orchestrator.join_file,
+        }
     }
 
     /// Fills the arguments of a doctor that checks for this node.
     pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) {
-        set_default(&mut args.orchestrator, self.orchestrator.url);
+        let section = self.orchestrator;
+        let url = section
+            .url
+            .or_else(|| url_of_token(section.join_file.as_deref()?));
+        set_default(&mut args.orchestrator, url);
         set_default(&mut args.worker_listen, self.worker_api.listen);
         set_default(&mut args.podman.engine, self.sandbox.engine);
         set_default(&mut args.podman.engine_runtime, self.sandbox.runtime);
@@ -289,6 +308,13 @@ impl NodeFile {
         set_default(&mut args.storage.jobs_dir, self.storage.jobs_dir);
         set_default(&mut args.storage.min_free_disk, self.storage.min_free_disk);
     }
+}
+
+/// URL in the join token of a file; `None` where it can't be read, which the check of the settings reports.
+fn url_of_token(file: &Path) -> Option<String> {
+    let text = Zeroizing::new(std::fs::read_to_string(file).ok()?);
+    let token: JoinToken = text.parse().ok()?;
+    Some(token.url)
 }
 
 fn set_default<T>(argument: &mut Option<T>, value: Option<T>) {

@@ -1,13 +1,15 @@
 //! Settings of the roles, checked, from flags, variables and files.
 
-use super::{DEFAULT_ORCHESTRATOR_TIMEOUT, node_file::DEFAULT_PATH};
+use super::{
+    DEFAULT_ORCHESTRATOR_TIMEOUT,
+    credentials::{NodeCredentials, orchestrator_psks},
+    node_file::{CredentialFiles, DEFAULT_PATH},
+};
 use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{
-            InferenceMode, check_model, check_psk, check_slug, check_url, slug_from_host_name,
-        },
+        nodes::{InferenceMode, check_model, check_slug, check_url, slug_from_host_name},
         problem::Problem,
     },
     cli::{
@@ -22,13 +24,7 @@ use crate::{
     store::{QueueLimits, Retention, SandboxLimits},
     worker,
 };
-use std::{
-    collections::HashMap,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use zeroize::Zeroizing;
+use std::{collections::HashMap, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Smallest allowed limit of a request body at the Worker API; no job fits into less.
 const MIN_REQUEST_BYTES: usize = 1024;
@@ -67,35 +63,6 @@ fn default_data_dir() -> Result<PathBuf, Failure> {
                 "neither XDG_STATE_HOME nor HOME is set; give a directory with --data-dir",
             )
         })
-}
-
-/// Checks a pre-shared key: long enough, and printable.
-fn validate_psk(psk: Zeroizing<String>) -> Result<Zeroizing<String>, Failure> {
-    check_psk(&psk)
-        .map_err(|problem| Failure::usage(format!("the pre-shared key {}", problem.detail)))?;
-    Ok(psk)
-}
-
-/// Reads the pre-shared key: a flag of either kind overrides a variable of either kind. clap would report a conflict
-/// between a variable and the other flag.
-fn read_psk(psk: &PskFlags) -> Result<Option<Zeroizing<String>>, Failure> {
-    let found = if let Some(text) = &psk.psk {
-        Some(Zeroizing::new(text.clone()))
-    } else if psk.psk_file.is_some() || std::env::var_os("CYNODE_PSK").is_some() {
-        read_secret("--psk-file", psk.psk_file.as_deref(), "CYNODE_PSK")?
-    } else {
-        let file = std::env::var_os("CYNODE_PSK_FILE").map(PathBuf::from);
-        file.map_or(Ok(None), |file| {
-            read_secret("CYNODE_PSK_FILE", Some(&file), "")
-        })?
-    };
-    found.map(validate_psk).transpose()
-}
-
-/// Whether a variable gives the pre-shared key or names its file.
-pub(super) fn has_psk_variable() -> bool {
-    let mut variables = ["CYNODE_PSK", "CYNODE_PSK_FILE"].into_iter();
-    variables.any(|name| std::env::var_os(name).is_some())
 }
 
 fn parse_image(flag: &str, text: &str) -> Result<ImageRef, Failure> {
@@ -161,7 +128,7 @@ pub(super) fn orchestrator_settings(
         gateway_listen: flags.gateway_listen,
         control_listen: (Ipv4Addr::LOCALHOST, 0).into(),
         public_url: None,
-        psk: read_psk(psk_flags)?,
+        psk: orchestrator_psks(psk_flags)?,
         admin_password: read_secret(
             "--admin-password-file",
             flags.admin_password_file.as_deref(),
@@ -216,32 +183,26 @@ pub(super) fn orchestrator_settings(
     })
 }
 
-/// Settings of a node. `psk_file` is node.yaml's, which flags and variables override.
+/// Settings of a node. `files` are node.yaml's, which flags and variables override.
 pub(super) fn node_settings(
     args: NodeArgs,
-    psk_file: Option<&Path>,
+    files: &CredentialFiles,
 ) -> Result<node::Settings, Failure> {
-    let psk = match (read_psk(&args.psk)?, psk_file) {
-        (None, Some(file)) => read_secret("orchestrator.psk_file", Some(file), "")?
-            .map(validate_psk)
-            .transpose()?,
-        (psk, _) => psk,
-    };
     let missing = |setting: &str| {
         Failure::usage(format!(
             "the node needs {setting}, or set it in {DEFAULT_PATH} or another --config FILE"
         ))
     };
+    let flags = (&args.psk, &args.join);
+    let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
     Ok(node::Settings {
-        orchestrator: args
-            .orchestrator
-            .ok_or_else(|| missing("the orchestrator's control plane: give --orchestrator URL"))?,
+        orchestrator: credentials.orchestrator,
+        pin: credentials.pin,
         orchestrator_timeout: args
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
-        psk: psk.ok_or_else(|| {
-            missing("the pre-shared key: give --psk-file FILE (- is stdin) or CYNODE_PSK")
-        })?,
+        psk: credentials.psk,
+        is_join_token: credentials.is_join_token,
         slug: args.identity.slug.unwrap_or_else(default_slug),
         name: args.identity.name,
         labels: args.identity.label,

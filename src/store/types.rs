@@ -6,6 +6,7 @@
 mod api_keys;
 mod artifacts;
 mod jobs;
+mod join_tokens;
 mod nodes;
 mod placement;
 mod queue;
@@ -22,6 +23,7 @@ pub use jobs::{
     CancelOutcome, FinishedJob, JobCounts, JobOutlook, JobOwnership, Refusal, Refusals, RefusedJob,
     RunningJob,
 };
+pub use join_tokens::{JoinRefusal, JoinTokenState, NewJoinToken};
 pub use nodes::{AckOutcome, ForgetOutcome, Node, RegisterOutcome, ServedConfig, StoredConfig};
 pub use placement::{Placement, Requirements};
 pub use queue::{

@@ -9,6 +9,9 @@ pub mod features;
 mod gpu_share;
 mod inference;
 mod inference_mode;
+mod join_token;
+mod join_tokens;
+mod pre_shared_keys;
 mod reach;
 mod registration;
 mod report;
@@ -24,6 +27,9 @@ pub use inference::{
     ModelDetails,
 };
 pub use inference_mode::InferenceMode;
+pub use join_token::{JOIN_PREFIX, JoinToken, JoinTokenError};
+pub use join_tokens::*;
+pub use pre_shared_keys::{MAX_PSKS, PreSharedKeys, first_psk};
 pub use reach::Reach;
 pub use registration::*;
 pub use report::effective_timeout_seconds;

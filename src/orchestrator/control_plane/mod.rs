@@ -29,6 +29,7 @@ use crate::{
         response::{self, Reply},
         router::Router,
     },
+    identity::NodeCredential,
     store::Node,
 };
 use http::{Method, StatusCode};
@@ -66,12 +67,12 @@ pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
 async fn register(state: Arc<AppState>, mut request: Request) -> Reply {
     let origin = request.origin();
     let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), Some(&origin));
-    let mut body = authenticate_registration(&state, &mut request, &event).await?;
+    let (mut body, credential) = authenticate_registration(&state, &mut request, &event).await?;
     body.check()?;
     state
         .check_worker_address(&request, &mut body.capability, "/capability")
         .await?;
-    let registered = node_registration::register(&state, body, &origin, event).await?;
+    let registered = node_registration::register(&state, body, credential, &origin, event).await?;
     let status = if registered.is_new {
         StatusCode::CREATED
     } else {
@@ -102,23 +103,24 @@ fn bootstrap(state: &AppState, registered: Registered, base_url: String) -> Boot
     }
 }
 
-/// Registration whose sender has the pre-shared key: in the head, or, as the published contract has it, in
-/// the body, which is then limited more. Without a valid key the answer says nothing of slugs.
+/// Registration whose sender has a pre-shared key, or the secret of a join token: in the head, or, as the published
+/// contract has it, in the body, which is then limited more. Without a valid one the answer says nothing of slugs.
 async fn authenticate_registration(
     state: &AppState,
     request: &mut Request,
     event: &AuditEvent,
-) -> Result<Register, ApiError> {
+) -> Result<(Register, NodeCredential), ApiError> {
     let (identity, address) = (&state.identity, request.connection.client);
-    let shown = request
-        .bearer()
-        .map(|psk| identity.verify_psk(psk, address));
-    let wrong = match shown.transpose()? {
-        Some(Ok(())) => {
+    let shown = match request.bearer() {
+        Some(secret) => Some(identity.verify_credential(secret, address).await?),
+        None => None,
+    };
+    let wrong = match shown {
+        Some(Ok(credential)) => {
             // All holders of the key share one budget of memory.
             request.authorize(Account::Authenticated(Uuid::nil()))?;
             request.limit_body(MAX_REPORT_BYTES);
-            return Ok(request.payload().await?);
+            return Ok((request.payload().await?, credential));
         }
         // It may be another token of a node that shows the key in its body.
         Some(Err(wrong)) => Some(wrong),
@@ -128,30 +130,33 @@ async fn authenticate_registration(
     let body: Result<Register, Problem> = request.payload().await;
     let checked = match (body, wrong) {
         (Ok(body), Some(wrong)) => identity
-            .verify_other_psk(wrong, &body.psk, address)
-            .map(|()| body),
-        (Ok(body), None) => identity.check_psk(&body.psk, address).map(|()| body),
+            .verify_other_credential(wrong, &body.psk, address)
+            .await
+            .map(|credential| (body, credential)),
+        (Ok(body), None) => identity
+            .check_credential(&body.psk, address)
+            .await
+            .map(|credential| (body, credential)),
         (Err(problem), Some(wrong)) if problem.kind == ProblemKind::PayloadTooLarge => {
-            Err(wrong.refuse(address))
+            Err(wrong.refuse(address).into())
         }
         (Err(mut problem), _) => {
             if problem.kind == ProblemKind::PayloadTooLarge {
                 problem.detail +=
                     ", or show the pre-shared key in the head, as Authorization: Bearer KEY";
             }
-            Err(problem)
+            Err(problem.into())
         }
     };
     match &checked {
         Ok(_) => request.authorize_connection(),
-        Err(problem) if problem.kind == ProblemKind::Unauthorized => {
-            identity
-                .record_audit(event.clone().refused(problem))
-                .await?;
+        Err(error) if error.kind() == ProblemKind::Unauthorized => {
+            let event = event.clone().refused(error.problem());
+            identity.record_audit(event).await?;
         }
         Err(_) => {}
     }
-    Ok(checked?)
+    checked
 }
 
 async fn report(state: Arc<AppState>, mut request: Request) -> Reply {

@@ -20,6 +20,7 @@ mod counts;
 mod error;
 mod health;
 mod jobs;
+mod join_tokens;
 mod lanes;
 mod lists;
 mod migrate;

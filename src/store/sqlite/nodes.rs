@@ -1,14 +1,14 @@
 //! Nodes: registration, reports, drain and removal.
 
 use super::{
-    ForgetOutcome, Node, RegisterOutcome, Store, StoreError, StoredConfig, audit,
+    ForgetOutcome, Node, RegisterOutcome, Store, StoreError, StoredConfig, audit, join_tokens,
     node_config::revoke_older_tokens,
     reports::ReportCache,
     rows::{parse_document, parse_name, to_document},
 };
 use crate::{
     api::{
-        NodeId,
+        JoinTokenId, NodeId,
         audit::{AuditAction, AuditEvent},
         nodes::{CapabilityReport, ModelDetails},
     },
@@ -69,17 +69,25 @@ impl Store {
     }
 
     /// Registers a node: creates it while there are fewer than `max_nodes`, or registers it again where the slug
-    /// belongs to this machine.
+    /// belongs to this machine. With a join token, that has to let it in.
     pub async fn node_register(
         &self,
         report: CapabilityReport,
         report_sha256: String,
         key_sha256: Option<String>,
+        token: Option<JoinTokenId>,
         max_nodes: u32,
         event: AuditEvent,
     ) -> Result<RegisterOutcome, StoreError> {
         self.write(move |c| {
-            let (event, slug) = (event.clone(), report.node.node_slug.as_str());
+            let (mut event, slug) = (event.clone(), report.node.node_slug.as_str());
+            let machine = (key_sha256.as_deref().unwrap_or_default(), slug);
+            if let Some(token) = token
+                && let Err(refusal) = join_tokens::admit(c, token, machine, event.at)?
+            {
+                audit::add_rate_limited(c, &event.to(slug).failed(refusal.as_str()))?;
+                return Ok(RegisterOutcome::NotAdmitted(refusal));
+            }
             let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
             let known = c.query_row(sql, [slug], |row| Ok((row.get(0)?, row.get(1)?)));
             let known: Option<(NodeId, Option<String>)> = known.optional()?;
@@ -105,6 +113,10 @@ impl Store {
             let registration = new_registration(c, id)?;
             store_report(c, id, &report, &report_sha256, &event)?;
             carry_over_drain(c, id, key_sha256.as_deref())?;
+            if let Some(token) = token {
+                join_tokens::record_use(c, token, machine, event.at)?;
+                event = event.with_details(format!("join token {token}"));
+            }
             audit::add_rate_limited(c, &event.by(id, slug))?;
             Ok(if is_new {
                 RegisterOutcome::Created(id, registration)

@@ -2,8 +2,8 @@
 
 use super::{Placement, StoreError};
 use crate::api::{
-    ApiKeyId, ArtifactId, JobId, NodeId, SessionId, TaskId, UserId, jobs::files::ContentHash,
-    time::Time,
+    ApiKeyId, ArtifactId, JobId, JoinTokenId, NodeId, SessionId, TaskId, UserId,
+    jobs::files::ContentHash, time::Time,
 };
 use rusqlite::{
     Connection, Params,
@@ -35,6 +35,7 @@ text_columns!(
     NodeId,
     ApiKeyId,
     ArtifactId,
+    JoinTokenId,
     ContentHash
 );
 

@@ -1,5 +1,6 @@
 //! Nodes: the last report, the configuration that was served, and the results of writes about them.
 
+use super::JoinRefusal;
 use crate::api::{
     NodeId,
     nodes::{AckStatus, CapabilityReport, NodeConfig},
@@ -108,6 +109,8 @@ pub enum RegisterOutcome {
     Taken,
     /// The maximum number of nodes is reached; nothing was stored.
     Full,
+    /// The join token does not let this node in; nothing was stored.
+    NotAdmitted(JoinRefusal),
 }
 
 /// Result of forgetting a node.

@@ -63,7 +63,7 @@ async fn store_with_job() -> (tempfile::TempDir, Store, NodeId, JobId) {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(&home.path().join("cynode.db")).unwrap();
     let event = AuditEvent::new(AuditAction::NodeRegister, Time::from_millis(1), None);
-    let registered = store.node_register(report(), String::new(), None, 1, event);
+    let registered = store.node_register(report(), String::new(), None, None, 1, event);
     let RegisterOutcome::Created(node, _) = registered.await.unwrap() else {
         panic!("the slug is new");
     };
@@ -111,6 +111,7 @@ async fn job_is_not_assigned_to_a_deleted_node() {
         .node_register(
             report.clone(),
             String::new(),
+            None,
             None,
             1,
             event(AuditAction::NodeRegister),
@@ -165,10 +166,10 @@ async fn models_are_replaced_within_report() {
     let mut report = report();
     let register = async |report: &CapabilityReport| {
         let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
-        let registered = store.node_register(report.clone(), String::new(), None, 1, event);
+        let registered = store.node_register(report.clone(), String::new(), None, None, 1, event);
         match registered.await.unwrap() {
             RegisterOutcome::Created(id, _) | RegisterOutcome::Known(id, _) => id,
-            RegisterOutcome::Taken | RegisterOutcome::Full => panic!("the slug is free"),
+            _ => panic!("the slug is free"),
         }
     };
     let stored = async || store.node_list().await.unwrap().remove(0).capability;
@@ -214,10 +215,10 @@ async fn local_image_is_set_in_report() {
         let sandbox = serde_json::json!({"supported": true, "local_images": local});
         report.sandbox = serde_json::from_value(sandbox).unwrap();
         let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
-        let registered = store.node_register(report, String::new(), None, 1, event);
+        let registered = store.node_register(report, String::new(), None, None, 1, event);
         match registered.await.unwrap() {
             RegisterOutcome::Created(id, _) | RegisterOutcome::Known(id, _) => id,
-            RegisterOutcome::Taken | RegisterOutcome::Full => panic!("the slug is free"),
+            _ => panic!("the slug is free"),
         }
     };
     let set = async |node, is_there| {
@@ -250,7 +251,7 @@ async fn registration_numbers_are_unique() {
         let store = Store::open(&home.path().join("cynode.db")).unwrap();
         for _ in 0..3 {
             let event = AuditEvent::new(AuditAction::NodeRegister, Time::now(), None);
-            let registered = store.node_register(report(), String::new(), None, 1, event);
+            let registered = store.node_register(report(), String::new(), None, None, 1, event);
             let (RegisterOutcome::Created(_, number) | RegisterOutcome::Known(_, number)) =
                 registered.await.unwrap()
             else {
