@@ -250,37 +250,6 @@ pub struct TaskLogsArgs {
 }
 
 #[derive(Subcommand, Debug)]
-pub enum NodesCommand {
-    /// List all nodes
-    List(ClientFlags),
-    /// Show one node
-    Show(NodeSlugArgs),
-    /// Stop scheduling jobs on a node
-    Drain(NodeSlugArgs),
-    /// Schedule jobs on a drained node again
-    Resume(NodeSlugArgs),
-    /// Forget a node that is gone, so that another machine can use its slug
-    Forget(NodeForgetArgs),
-}
-
-#[derive(Args, Debug)]
-pub struct NodeSlugArgs {
-    #[command(flatten)]
-    pub client: ClientFlags,
-    /// Slug of the node
-    pub slug: String,
-}
-
-#[derive(Args, Debug)]
-pub struct NodeForgetArgs {
-    #[command(flatten)]
-    pub node: NodeSlugArgs,
-    /// Do not ask, even if the node is alive
-    #[arg(long, short)]
-    pub yes: bool,
-}
-
-#[derive(Subcommand, Debug)]
 pub enum UsersCommand {
     /// List all users
     List(ClientFlags),

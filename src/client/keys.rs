@@ -86,8 +86,8 @@ fn row(key: &ApiKey, now: Time) -> [String; 7] {
     ]
 }
 
-/// Time until a key expires, for people.
-fn expiry(end: Time, now: Time) -> String {
+/// Time until a key or a token expires, for people.
+pub(super) fn expiry(end: Time, now: Time) -> String {
     if end <= now {
         return "expired".to_owned();
     }

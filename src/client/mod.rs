@@ -21,6 +21,7 @@ pub mod login;
 mod logs;
 mod many;
 pub mod models;
+mod node_tokens;
 pub mod nodes;
 mod output;
 pub mod password;

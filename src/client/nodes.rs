@@ -3,7 +3,7 @@
 use super::{
     api_client::ApiClient,
     confirm::confirm,
-    paths,
+    node_tokens, paths,
     print::{self, clean},
 };
 use crate::{
@@ -49,6 +49,7 @@ pub fn nodes(command: NodesCommand) -> Result<(), Failure> {
             None::<&()>,
         ),
         NodesCommand::Forget(args) => forget(&args),
+        NodesCommand::Token(command) => node_tokens::run(command),
     }
 }
 

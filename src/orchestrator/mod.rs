@@ -12,6 +12,7 @@
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls of models | [`inference`] |
 //! | exercises with a backup | [`drill`] |
+//! | join tokens | [`join_tokens`] |
 //! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
@@ -31,6 +32,7 @@ mod gpu_pool;
 mod health;
 mod images;
 mod inference;
+mod join_tokens;
 mod liveness;
 mod logs;
 mod maintenance;
@@ -148,6 +150,8 @@ async fn start_on(
     let gateway = server::bind(settings.gateway_listen, "--gateway-listen").await?;
     let control = server::bind(settings.control_listen, "--control-listen").await?;
     let addresses = (gateway.local_addr()?, control.local_addr()?);
+    // The ports that were found, from here on.
+    (settings.gateway_listen, settings.control_listen) = addresses;
     let keys = create_secrets(&store, data_dir, &mut settings, addresses, announce).await?;
     let identity = Identity::new(store.clone(), keys, settings.user_rate);
     let database = data_dir.join("cynode.db");

@@ -6,6 +6,7 @@ mod api_keys;
 mod artifacts;
 mod audit;
 mod auth;
+mod join_tokens;
 mod logs;
 mod model_paths;
 mod models;
@@ -114,6 +115,7 @@ fn routes() -> RouterBuilder<AppState> {
             ready(Ok(response::raw_json(document.clone())))
         });
     let builder = snapshots::routes(sandbox_calls::routes(sandboxes::routes(builder)));
+    let builder = join_tokens::routes(builder);
     health::routes(models::routes(builder))
 }
 

@@ -7,6 +7,7 @@
 
 mod api_keys;
 mod artifacts;
+mod join_tokens;
 mod models;
 mod node_models;
 mod operation;

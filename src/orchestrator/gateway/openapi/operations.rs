@@ -6,7 +6,7 @@ use super::{
         audit::DEFAULT_PAGE_SIZE as AUDIT_PAGE_SIZE,
         tasks::{DEFAULT_PAGE_SIZE, KEY_PATTERN},
     },
-    api_keys, artifacts, models, node_models,
+    api_keys, artifacts, join_tokens, models, node_models,
     operation::{Operation, operation},
     sandbox_calls, sandboxes,
     schemas::{any_text, schema_of},
@@ -74,6 +74,7 @@ pub(super) fn all() -> Vec<Operation> {
         snapshots::all(),
         models::all(),
         nodes(),
+        join_tokens::all(),
         node_models::all(),
         service::all(),
     ]

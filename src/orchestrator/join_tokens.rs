@@ -1,0 +1,75 @@
+//! Use cases of join tokens for admins. What a token holds for its node is known here: the URL of the control plane
+//! and its pin; the rest is [`identity`](crate::identity).
+
+use super::{AppState, bootstrap::JoinUrl};
+use crate::{
+    api::{
+        JoinTokenId,
+        audit::RequestOrigin,
+        error::ApiError,
+        nodes::{CreateJoinToken, CreatedJoinToken, JoinTokenList},
+        problem::Problem,
+        time::Time,
+    },
+    identity::Caller,
+    tls::Pin,
+};
+
+/// Creates a token. Fails with 400 where it names no URL and other machines can't reach the one that is known.
+pub(super) async fn create(
+    state: &AppState,
+    admin: &Caller,
+    create: CreateJoinToken,
+    origin: &RequestOrigin,
+) -> Result<CreatedJoinToken, ApiError> {
+    create.check(Time::now())?;
+    let url = join_url(state, create.url.as_deref())?;
+    let target = (url, pin(state));
+    let created = state
+        .identity
+        .join_token_create(admin, create, target, origin);
+    created.await
+}
+
+/// Lists all tokens.
+pub(super) async fn list(state: &AppState, admin: &Caller) -> Result<JoinTokenList, ApiError> {
+    state.identity.join_token_list(admin).await
+}
+
+/// Removes a token.
+pub(super) async fn remove(
+    state: &AppState,
+    admin: &Caller,
+    id: JoinTokenId,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    state.identity.join_token_remove(admin, id, origin).await
+}
+
+/// Pin of the control plane's certificate; `None` while it speaks plain HTTP.
+fn pin(_state: &AppState) -> Option<Pin> {
+    None
+}
+
+/// URL at which new nodes reach the control plane: the wanted one, or else that of the banner.
+fn join_url(state: &AppState, wanted: Option<&str>) -> Result<String, Problem> {
+    if let Some(url) = wanted {
+        return Ok(url.trim_end_matches('/').to_owned());
+    }
+    let (public, control) = (&state.settings.public_url, state.settings.control_listen);
+    match JoinUrl::detect(public.as_deref(), control) {
+        JoinUrl::Reachable(url) => Ok(url),
+        JoinUrl::Loopback(url) => Err(unknown_url(&format!(
+            "the control plane listens on loopback only ({url})"
+        ))),
+        JoinUrl::Unknown => Err(unknown_url("this machine has no default route")),
+    }
+}
+
+fn unknown_url(why: &str) -> Problem {
+    let detail = format!(
+        "is needed, because {why}: name the URL of the control plane at which the new nodes reach it (--url), or start \
+         the orchestrator with --public-url"
+    );
+    Problem::field("/url", detail)
+}
