@@ -174,7 +174,7 @@ pub enum Command {
     /// to its end; </dev/null where there is none to read.
     Chat(Box<ChatArgs>),
 
-    /// List, drain, resume and forget nodes
+    /// List, drain, resume and forget nodes, and create tokens by which new ones join
     #[command(subcommand)]
     Nodes(NodesCommand),
     /// Create, list, disable and enable users, reset passwords (admins only)

@@ -155,16 +155,18 @@ impl Node {
         more: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        image::ready();
         let psk = secret_file(home, "psk", PSK);
-        let whom = [
-            "--orchestrator",
-            control_url,
-            "--psk-file",
-            &psk,
-            "--slug",
-            slug,
-        ];
+        let whom = ["--orchestrator", control_url, "--psk-file", &psk];
+        Self::launch_as(home, slug, &[&whom[..], more].concat(), environment)
+    }
+
+    /// Starts one of this slug whose flags say whom it joins.
+    pub(crate) fn join(home: &Path, slug: &str, flags: &[&str]) -> Self {
+        Self::launch_as(home, slug, flags, &[])
+    }
+
+    fn launch_as(home: &Path, slug: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        image::ready();
         let mut command = role(home, "node", &home.join(slug));
         // Not as flags, which would forbid the same flags in `more`.
         command
@@ -173,7 +175,7 @@ impl Node {
             .env("CYNODE_MAX_CONCURRENCY", "4")
             .env("CYNODE_CONFIG", "/dev/null")
             .envs(environment.iter().copied());
-        let server = Server::launch(home, slug, command.args(whom).args(more));
+        let server = Server::launch(home, slug, command.args(["--slug", slug]).args(flags));
         Self {
             server,
             url: String::new(),
