@@ -52,6 +52,7 @@ fn docs_name_existing_flags() {
         vec!["sandbox", "renew"],
         vec!["login"],
         vec!["nodes", "forget"],
+        vec!["nodes", "token", "create"],
         vec!["users", "create"],
         vec!["keys", "create"],
         vec!["chat"],
