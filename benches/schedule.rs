@@ -237,6 +237,7 @@ async fn add_node(store: &Store, n: usize) {
         report,
         n.to_string(),
         None,
+        None,
         u32::MAX,
         event(AuditAction::NodeRegister),
     );

@@ -305,7 +305,7 @@ fn node_joins_by_token_and_returns() {
     let join = |slug: &str| Node::join(home.path(), slug, &flags);
     let mut node = join("box");
     says(&mut node, "the node takes jobs");
-    assert!(!node.process.stderr().contains("arguments"));
+    assert!(!node.process.stderr().contains("process's arguments"));
     assert_eq!(node.process.terminate(), 0);
     expire(&orchestrator);
     let mut node = join("box");

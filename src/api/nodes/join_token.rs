@@ -34,7 +34,7 @@ pub struct JoinToken {
 pub enum JoinTokenError {
     /// Other text.
     #[error(
-        "does not begin with {JOIN_PREFIX}; copy the whole token that cynode nodes token create printed"
+        "does not begin with cyj_; copy the whole token that cynode nodes token create printed"
     )]
     OtherText,
     /// Text that is cut off, or changed.
