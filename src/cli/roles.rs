@@ -26,7 +26,8 @@ pub struct PskFlags {
     /// of processes, so prefer --psk-file (or CYNODE_PSK)
     #[arg(long, value_name = "KEY", conflicts_with = "psk_file")]
     pub psk: Option<String>,
-    /// Read the pre-shared key from a file, or from stdin with - (or CYNODE_PSK_FILE)
+    /// Read the pre-shared key from a file, or from stdin with - (or CYNODE_PSK_FILE); an orchestrator also accepts the
+    /// key before it, on a second line
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 }
