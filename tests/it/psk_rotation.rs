@@ -1,7 +1,9 @@
 //! Rotation of the pre-shared key: the new key and the one before it are valid at the same time.
 
 use crate::support::{
-    Api,
+    Api, Node, Orchestrator,
+    cluster::PSK,
+    eventually,
     process::run,
     server::{Server, role},
     stand_in::capability,
@@ -94,4 +96,20 @@ fn unusable_key_is_named_by_line() {
         done.stderr.contains("keys/psk (line 2) must have"),
         "{done:?}"
     );
+}
+
+#[test]
+fn node_shows_first_key_of_file() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let file = home.path().join("keys");
+    fs::write(&file, format!("# the new one first\n{PSK}\n{OLD}\n{OLD}\n")).unwrap();
+    let url = orchestrator.control_url.as_str();
+    let flags = ["--orchestrator", url, "--psk-file", file.to_str().unwrap()];
+    let mut node = Node::join(home.path(), "box", &flags);
+    eventually("the node takes jobs", || {
+        node.process.assert_runs();
+        node.process.stderr().contains("takes jobs").then_some(())
+    });
+    assert_eq!(node.process.terminate(), 0);
 }
