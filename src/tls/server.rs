@@ -1,0 +1,214 @@
+//! TLS of a listener: its certificate, which may change while it runs, and its pin.
+
+use super::{Pin, certificate::OwnCertificate, provider, validity::Validity};
+use crate::data_dir::DataDir;
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use std::{fs, io, path::PathBuf, sync::Arc};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+/// Protocol that is offered inside.
+const PROTOCOL: &[u8] = b"http/1.1";
+
+/// Files of a certificate that the operator has.
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// Certificate, followed by those of the authorities in between, in PEM.
+    pub certificate: PathBuf,
+    /// Key of the certificate, in PEM.
+    pub key: PathBuf,
+}
+
+/// TLS of listeners; clones share the certificate.
+#[derive(Clone)]
+pub struct ServerTls(Arc<Inner>);
+
+struct Inner {
+    config: Arc<ServerConfig>,
+    current: Arc<Current>,
+    source: Source,
+}
+
+/// Where certificates come from.
+enum Source {
+    Own(OwnCertificate),
+    Files(CertificateFiles),
+}
+
+/// Certificate in use.
+#[derive(Debug)]
+struct Current(RwLock<Loaded>);
+
+#[derive(Clone, Debug)]
+struct Loaded {
+    certified: Arc<CertifiedKey>,
+    pin: Pin,
+    validity: Validity,
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().certified))
+    }
+}
+
+impl ServerTls {
+    /// TLS with a certificate that this server makes of itself, for these names, in `keys/` of the data directory.
+    pub fn own(data_dir: &DataDir, names: Vec<String>) -> io::Result<Self> {
+        Self::open(Source::Own(OwnCertificate::open(data_dir, names)?))
+    }
+
+    /// TLS with a certificate of the operator's.
+    pub fn from_files(files: CertificateFiles) -> io::Result<Self> {
+        Self::open(Source::Files(files))
+    }
+
+    fn open(source: Source) -> io::Result<Self> {
+        let loaded = source.load()?;
+        warn_unless_valid(&loaded);
+        let current = Arc::new(Current(RwLock::new(loaded)));
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::<Current>::clone(&current));
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        Ok(Self(Arc::new(Inner {
+            config: Arc::new(config),
+            current,
+            source,
+        })))
+    }
+
+    /// Reads the operator's files anew, or renews the own certificate where it is due. After an error the one in use
+    /// stays. Reads and writes the disk. Returns whether there is another certificate now.
+    pub fn reload(&self) -> io::Result<bool> {
+        let loaded = self.0.source.load()?;
+        let mut current = self.0.current.0.write();
+        let is_new = loaded.certified.cert != current.certified.cert;
+        if is_new {
+            warn_unless_valid(&loaded);
+            *current = loaded;
+        }
+        Ok(is_new)
+    }
+
+    /// Whether the certificate is the operator's.
+    pub fn has_files(&self) -> bool {
+        matches!(self.0.source, Source::Files(_))
+    }
+
+    /// Pin of the key in use.
+    pub fn pin(&self) -> Pin {
+        self.0.current.0.read().pin.clone()
+    }
+
+    /// End of the validity of the certificate in use.
+    pub fn expiry(&self) -> Timestamp {
+        self.0.current.0.read().validity.not_after
+    }
+
+    /// Server side of handshakes.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0.config))
+    }
+}
+
+impl Source {
+    fn load(&self) -> io::Result<Loaded> {
+        let certified = match self {
+            Self::Own(own) => own.at(Timestamp::now())?,
+            Self::Files(files) => files.load()?,
+        };
+        let unusable = || {
+            let text = match self {
+                Self::Own(_) => "the TLS certificate made by this process can't be read".to_owned(),
+                Self::Files(files) => files.unusable(),
+            };
+            invalid(text)
+        };
+        let certificate = certified.end_entity_cert().map_err(|_| unusable())?;
+        let pin = Pin::of_certificate(certificate).map_err(|_| unusable())?;
+        let validity = Validity::of_certificate(certificate).ok_or_else(unusable)?;
+        Ok(Loaded {
+            certified: Arc::new(certified),
+            pin,
+            validity,
+        })
+    }
+}
+
+impl CertificateFiles {
+    fn load(&self) -> io::Result<CertifiedKey> {
+        let (certificate, key) = (self.certificate.display(), self.key.display());
+        let text = read("--tls-cert", &self.certificate)?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let chain = chain.map_err(|error| {
+            invalid(format!(
+                "--tls-cert {certificate} is damaged: {error}; copy it again"
+            ))
+        })?;
+        if chain.is_empty() {
+            return Err(invalid(format!(
+                "--tls-cert {certificate} holds no certificate in PEM (-----BEGIN CERTIFICATE-----); pass the server's, followed by those of the authorities in between"
+            )));
+        }
+        let text = read("--tls-key", &self.key)?;
+        let key_der = PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
+            invalid(format!(
+                "--tls-key {key} holds no private key in PEM (-----BEGIN PRIVATE KEY-----); decrypt an encrypted one first, for example with openssl pkey"
+            ))
+        })?;
+        CertifiedKey::from_der(chain, key_der, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => invalid(format!(
+                "--tls-key {key} is not the key of the certificate in --tls-cert {certificate}; pass the key for which that certificate was requested, and put the server's certificate first in its file"
+            )),
+            rustls::Error::InvalidCertificate(_) => invalid(self.unusable()),
+            error => invalid(format!(
+                "--tls-key {key} can't be used ({error}); pass an ECDSA key (P-256 or P-384), an Ed25519 key, or an RSA key of 2048 bits or more"
+            )),
+        })
+    }
+
+    fn unusable(&self) -> String {
+        format!(
+            "the certificate in --tls-cert {} can't be read; pass an X.509 certificate of version 3 with the names of this server",
+            self.certificate.display()
+        )
+    }
+}
+
+/// Logs a certificate that clients which know its authority do not accept.
+fn warn_unless_valid(loaded: &Loaded) {
+    let (now, validity) = (Timestamp::now(), loaded.validity);
+    if now > validity.not_after {
+        tracing::warn!(expired = %validity.not_after, "TLS certificate has expired; clients without --pin refuse it, so renew it");
+    } else if now < validity.not_before {
+        tracing::warn!(valid_from = %validity.not_before, "TLS certificate is not yet valid by this machine's clock; clients without --pin may refuse it");
+    }
+}
+
+/// Content of a file that a flag names.
+fn read(flag: &str, path: &PathBuf) -> io::Result<Zeroizing<Vec<u8>>> {
+    fs::read(path).map(Zeroizing::new).map_err(|error| {
+        let text = format!(
+            "{flag} {} can't be read: {error}; check the path, and that this process's user may read it",
+            path.display()
+        );
+        io::Error::new(error.kind(), text)
+    })
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests;
