@@ -22,6 +22,7 @@ mod orchestrator;
 mod roles;
 mod sandbox;
 mod sandboxes;
+mod tls;
 mod values;
 mod variables;
 
@@ -37,6 +38,7 @@ pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
 pub use sandboxes::*;
+pub use tls::*;
 pub(crate) use variables::warn_about_unknown;
 
 pub(crate) use old_names::notices as old_name_notices;

@@ -1,7 +1,7 @@
 //! Flags of the orchestrator.
 
 use super::{
-    DataDirFlags, LogFlags, PskFlags, number, parse_duration, parse_lease, parse_listen,
+    DataDirFlags, LogFlags, PskFlags, TlsFlags, number, parse_duration, parse_lease, parse_listen,
     parse_network, parse_size,
 };
 use crate::orchestrator::RequireInference;
@@ -72,6 +72,8 @@ pub struct OrchestratorFlags {
         help_heading = "Inference"
     )]
     pub default_model: Option<String>,
+    #[command(flatten)]
+    pub tls: TlsFlags,
     #[command(flatten)]
     pub limits: LimitFlags,
     #[command(flatten)]

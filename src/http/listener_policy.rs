@@ -19,6 +19,7 @@ const MAX_CONNECTIONS: usize = 2048;
 const RESERVED_DESCRIPTORS: u64 = 128;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// File descriptors of this process that connections and running jobs share; `None` where there is no limit.
 pub fn available_descriptors() -> Option<u64> {
@@ -97,6 +98,28 @@ impl ListenerPolicy {
             client = address;
         }
         client
+    }
+
+    /// Whether the client's connection is encrypted: the one of `peer` or, where that is a trusted proxy which says so in
+    /// `X-Forwarded-Proto`, the one to the proxy.
+    pub(super) fn is_encrypted(
+        &self,
+        peer: IpAddr,
+        is_encrypted: bool,
+        headers: &HeaderMap,
+    ) -> bool {
+        let forwarded = headers.get(&X_FORWARDED_PROTO);
+        let forwarded = forwarded.filter(|_| self.is_trusted_proxy(peer.to_canonical()));
+        // A chain of proxies lists the scheme of the client first.
+        let forwarded = forwarded
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split(',').next())
+            .map(|scheme| scheme.trim().to_ascii_lowercase());
+        match forwarded.as_deref() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => is_encrypted,
+        }
     }
 
     fn is_trusted_proxy(&self, address: IpAddr) -> bool {
@@ -180,6 +203,24 @@ mod tests {
                 expected,
                 "{peer} {forwarded:?}"
             );
+        }
+    }
+
+    #[test]
+    fn scheme_of_trusted_proxy_counts() {
+        let gate = gate(&["10.0.0.0/8"]);
+        for (peer, forwarded, is_tls, expected) in [
+            ("192.0.2.1", "https", false, false),
+            ("10.0.0.1", "https", false, true),
+            ("10.0.0.1", "HTTPS, http", false, true),
+            ("10.0.0.1", "http", true, false),
+            ("10.0.0.1", "nonsense", true, true),
+            ("192.0.2.1", "http", true, true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(&X_FORWARDED_PROTO, forwarded.parse().unwrap());
+            let seen = gate.is_encrypted(ip(peer), is_tls, &headers);
+            assert_eq!(seen, expected, "{peer} {forwarded} {is_tls}");
         }
     }
 

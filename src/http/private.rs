@@ -1,8 +1,8 @@
 //! Listener that one client has to itself: a sandbox, or another program that shares no network with anybody.
 
 use super::{
+    connection_info::ConnectionInfo,
     listener_policy::ListenerPolicy,
-    request::ConnectionInfo,
     router::Router,
     server::{ACCEPT_RETRY_INTERVAL, Shutdown, serve_stream, shutdown_requested},
 };
@@ -60,6 +60,7 @@ pub async fn serve_private<S: Send + Sync + 'static>(
         peer: NO_ADDRESS,
         local: NO_ADDRESS,
         client: NO_ADDRESS.ip(),
+        is_encrypted: false,
     };
     let accepting = async {
         loop {

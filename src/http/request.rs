@@ -6,6 +6,7 @@ use super::{
     MAX_BODY_BYTES, UploadPart,
     body::{self, ArrivingBody, BodyChunks},
     budget::{Account, BodyReservation},
+    connection_info::ConnectionInfo,
     connection_limiter::ConnectionPermit,
     json_body::{check_structure, parse},
     query::{decode, query_value, query_values},
@@ -27,24 +28,12 @@ use http::{
 use serde::de::DeserializeOwned;
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
     str::FromStr,
     sync::{Arc, OnceLock},
 };
 
 /// Longest part of a value that a problem quotes, in bytes.
 const MAX_QUOTED_BYTES: usize = 64;
-
-/// Both ends of a connection, and the client behind it.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionInfo {
-    /// Address of the peer.
-    pub peer: SocketAddr,
-    /// Local address of the connection.
-    pub local: SocketAddr,
-    /// Address of the client: the peer, or the one that a trusted proxy names.
-    pub client: IpAddr,
-}
 
 /// Context in which a request arrived.
 pub(super) struct RequestContext {
@@ -56,9 +45,9 @@ pub(super) struct RequestContext {
 }
 
 impl RequestContext {
-    /// Host and port that the request names.
-    pub(super) fn authority(&self) -> Option<&str> {
-        self.authority.as_ref().map(Authority::as_str)
+    /// URL of this server by the scheme, host and port of the request.
+    pub(super) fn base_url(&self) -> Option<String> {
+        self.connection.base_url(self.authority.as_ref())
     }
 }
 
@@ -113,9 +102,9 @@ impl Request {
         }
     }
 
-    /// Host and port that the request names, in its target or in `Host`.
-    pub fn authority(&self) -> Option<&str> {
-        self.authority.as_ref().map(Authority::as_str)
+    /// URL of this server by the scheme of the connection, and by the host and port that the request names.
+    pub fn base_url(&self) -> Option<String> {
+        self.connection.base_url(self.authority.as_ref())
     }
 
     /// Marks the request as authorized: its connection is not evicted once its body is complete, and the body is

@@ -36,7 +36,7 @@ type Params = HashMap<String, String>;
 /// Form of the errors of a path: from a problem and the id of the request.
 pub type ErrorRenderer = fn(&Problem, &str) -> Response;
 
-/// Answer to a path that has no route: from the path and the host of the request, as far as they lead to one.
+/// Answer to a path that has no route: from the path and the base URL of the request, as far as they lead to one.
 pub type PathHints = fn(&str, &str) -> Option<PathHint>;
 
 /// Text for clients of an API that is not ours, which is served at another path.
@@ -225,9 +225,9 @@ impl<S: Send + Sync + 'static> RouterBuilder<S> {
 
 impl<S: Send + Sync + 'static> Router<S> {
     /// The route, and its handler for this method.
-    fn find(&self, method: &Method, path: &str, host: &str) -> Found<S> {
+    fn find(&self, method: &Method, path: &str, base_url: &str) -> Found<S> {
         let Ok(found) = self.paths.at(path) else {
-            return self.not_found(path, host);
+            return self.not_found(path, base_url);
         };
         let Route {
             template,
@@ -269,10 +269,10 @@ impl<S: Send + Sync + 'static> Router<S> {
         answer(Err(problem))
     }
 
-    fn not_found(&self, path: &str, host: &str) -> Found<S> {
+    fn not_found(&self, path: &str, base_url: &str) -> Found<S> {
         let refused = self.refused.as_ref();
         let refused = refused.filter(|refused| path.starts_with(refused.prefix));
-        let hint = self.hints.and_then(|hints| hints(path, host));
+        let hint = self.hints.and_then(|hints| hints(path, base_url));
         let (problem, foreign) = match (refused, hint) {
             (Some(refused), _) => {
                 let problem = Problem::new(ProblemKind::Forbidden, refused.detail);
@@ -312,12 +312,16 @@ impl<S: Send + Sync + 'static> Router<S> {
     ) -> Response {
         let id = Uuid::now_v7().to_string();
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        let host = context.as_ref().ok().and_then(RequestContext::authority);
+        let base_url = context.as_ref().ok().and_then(RequestContext::base_url);
         let Found {
             template: route,
             foreign,
             handler: found,
-        } = self.find(&method, uri.path(), host.unwrap_or("HOST"));
+        } = self.find(
+            &method,
+            uri.path(),
+            base_url.as_deref().unwrap_or("http://HOST"),
+        );
         // Of the level of errors, so that they have it at every log level.
         let span = tracing::error_span!(
             "request", request_id = id, %method, route, user = Empty, node = Empty

@@ -4,18 +4,24 @@
 //! ([`request`](super::request)), and while it reads an answer. Where the listener is full, idle
 //! connections are closed for new ones ([`connection_limiter`](super::connection_limiter)). Bytes that are
 //! no HTTP request get hyper's own answer, a 400 or 431 without a body.
+//!
+//! A listener speaks TLS or plain HTTP; the [`handshake`](super::handshake) counts as a slow head.
 
 use super::{
+    connection_info::ConnectionInfo,
     connection_limiter::ConnectionPermit,
+    handshake,
     listener_policy::ListenerPolicy,
-    request::{ConnectionInfo, RequestContext},
+    request::RequestContext,
     response::{Response, hold_until_sent},
     router::Router,
     upgrade::UpgradeSlot,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
-    background, wait,
+    background,
+    tls::ServerTls,
+    wait,
 };
 use http::header;
 use hyper::{
@@ -35,8 +41,8 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use uuid::Uuid;
 
-/// Time for the head of a request to arrive; also how long an idle connection is kept.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the head of a request to arrive, and for a TLS handshake; also how long an idle connection is kept.
+pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the client to read what is sent. The reader of a stream that is slower reconnects and resumes.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
@@ -67,11 +73,13 @@ pub async fn bind(address: SocketAddr, flag: &str) -> io::Result<TcpListener> {
     })
 }
 
-/// Serves connections until `shutdown`, then lets requests in flight finish.
+/// Serves connections until `shutdown`, then lets requests in flight finish. With `tls`, plain HTTP is answered with
+/// advice only.
 pub async fn serve<S: Send + Sync + 'static>(
     listener: TcpListener,
     router: Router<S>,
     policy: ListenerPolicy,
+    tls: Option<ServerTls>,
     shutdown: Shutdown,
 ) {
     let (drain, is_draining) = watch::channel(false);
@@ -93,24 +101,31 @@ pub async fn serve<S: Send + Sync + 'static>(
                 continue;
             }
         };
-        let Some(connection) = connection_info(&stream) else {
+        let Some(connection) = connection_info(&stream, tls.is_some()) else {
             continue;
         };
         let Some(permit) = policy.acquire(connection.peer.ip()).map(Arc::new) else {
             tracing::debug!(peer = %connection.peer, "connection refused: too many are open");
-            reject(&stream);
+            // A client that speaks TLS would not understand the answer.
+            if tls.is_none() {
+                reject(&stream);
+            }
             continue;
         };
-        let policy = policy.clone();
-        let served = serve_stream(
-            stream,
-            router.clone(),
-            policy,
-            Arc::clone(&permit),
-            address,
-            connection,
-            is_draining.clone(),
-        );
+        let (router, policy, tls) = (router.clone(), policy.clone(), tls.clone());
+        let (drain, held) = (is_draining.clone(), Arc::clone(&permit));
+        let served = async move {
+            let Some(tls) = tls else {
+                return serve_stream(stream, router, policy, held, address, connection, drain)
+                    .await;
+            };
+            match handshake::accept(stream, &tls, connection, drain.clone()).await {
+                Some(stream) => {
+                    serve_stream(stream, router, policy, held, address, connection, drain).await
+                }
+                None => Ok(()),
+            }
+        };
         background::spawn(
             "http_connection",
             serve_until_cut(serve_connection(served, connection, permit), is_cut.clone()),
@@ -199,9 +214,15 @@ async fn handle_request<S: Send + Sync + 'static>(
     let in_flight = permit.begin_request(!request.body().is_end_stream());
     let client = policy.client_address(connection.client, request.headers());
     let authority = policy.authority(&request, listener, connection.peer.ip());
+    let is_encrypted = policy.is_encrypted(
+        connection.peer.ip(),
+        connection.is_encrypted,
+        request.headers(),
+    );
     let context = authority.map(|authority| RequestContext {
         connection: ConnectionInfo {
             client,
+            is_encrypted,
             ..connection
         },
         authority,
@@ -236,21 +257,25 @@ async fn serve_connection<E: std::fmt::Display>(
 fn reject(stream: &TcpStream) {
     let text = "too many connections are open, in all or from your address; close some, or try again in a moment";
     let problem = Problem::new(ProblemKind::Unavailable, text);
+    // A client that is gone already needs no answer.
+    let _ = stream.try_write(raw_answer(&problem, "retry-after: 1\r\n").as_bytes());
+}
+
+/// Answer that closes the connection, with these header lines, for a connection on which no request is read.
+pub(super) fn raw_answer(problem: &Problem, headers: &str) -> String {
     let (status, title) = (problem.kind.status(), problem.kind.title());
     let id = Uuid::now_v7().to_string();
     // A problem body is made of strings and numbers, which always have a JSON form.
     let body = serde_json::to_string(&problem.body(&id)).unwrap_or_default();
     let length = body.len();
-    let answer = format!(
-        "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
+    format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n{headers}\
          content-length: {length}\r\nx-request-id: {id}\r\nconnection: close\r\n\r\n{body}"
-    );
-    // A client that is gone already needs no answer.
-    let _ = stream.try_write(answer.as_bytes());
+    )
 }
 
 /// Both ends of a connection; `None` when the peer is gone already.
-fn connection_info(stream: &TcpStream) -> Option<ConnectionInfo> {
+fn connection_info(stream: &TcpStream, is_encrypted: bool) -> Option<ConnectionInfo> {
     // Answers are small and written whole; waiting to fill a segment only adds latency.
     stream.set_nodelay(true).ok()?;
     let peer = stream.peer_addr().ok()?;
@@ -258,5 +283,6 @@ fn connection_info(stream: &TcpStream) -> Option<ConnectionInfo> {
         peer,
         local: stream.local_addr().ok()?,
         client: peer.ip(),
+        is_encrypted,
     })
 }

@@ -1,6 +1,6 @@
 //! First start: the first admin, and the banner that shows generated secrets once.
 
-use super::StartError;
+use super::{StartError, scheme};
 use crate::{
     api::{
         audit::{AuditAction, AuditEvent},
@@ -10,6 +10,7 @@ use crate::{
     identity::hash_password,
     secrets::random_secret,
     store::{NewUser, Store},
+    tls::Pin,
 };
 use std::{
     fmt,
@@ -35,6 +36,8 @@ pub struct Banner {
     pub control: SocketAddr,
     /// URL at which nodes reach this orchestrator.
     pub join: JoinUrl,
+    /// Pin of both listeners, where they are encrypted.
+    pub pin: Option<Pin>,
     /// Whether this process also runs a node.
     pub has_node: bool,
 }
@@ -50,9 +53,17 @@ impl Banner {
         writeln!(f, "  password  {}\n", password.as_str())?;
         writeln!(
             f,
-            "  log in    cynode login --handle {ADMIN} --gateway-url http://{}",
-            self.gateway
+            "  log in    cynode login --handle {ADMIN} --gateway-url {}://{}{}",
+            scheme(self.pin.as_ref()),
+            self.gateway,
+            self.pin_flag()
         )
+    }
+
+    /// Flag by which a command recognizes this orchestrator, after a space.
+    fn pin_flag(&self) -> String {
+        let pin = self.pin.as_ref();
+        pin.map(|pin| format!(" --pin {pin}")).unwrap_or_default()
     }
 }
 
@@ -70,18 +81,27 @@ impl fmt::Display for Banner {
             ),
             JoinUrl::Unknown => (
                 "another machine (replace THIS-MACHINE by the name or address at which it reaches this one, or set --public-url)".to_owned(),
-                format!("http://THIS-MACHINE:{port}"),
+                format!("{}://THIS-MACHINE:{port}", scheme(self.pin.as_ref())),
             ),
+        };
+        // A reverse proxy has another key, which the operator knows.
+        let pin = if url.starts_with("https://") {
+            self.pin_flag()
+        } else {
+            String::new()
         };
         writeln!(f, "\nJoin {whom}:\n")?;
         // Through stdin the key appears in no process list, and needs no file on the other machine.
         match &self.psk {
             Some(psk) => writeln!(
                 f,
-                "  echo {} | cynode node --orchestrator {url} --psk-file -\n",
+                "  echo {} | cynode node --orchestrator {url}{pin} --psk-file -\n",
                 psk.as_str()
             )?,
-            None => writeln!(f, "  cynode node --orchestrator {url} --psk-file FILE\n")?,
+            None => writeln!(
+                f,
+                "  cynode node --orchestrator {url}{pin} --psk-file FILE\n"
+            )?,
         }
         match &self.psk_file {
             Some(file) => writeln!(f, "The pre-shared key is stored in {}.\n", file.display()),
@@ -162,12 +182,12 @@ pub enum JoinUrl {
 
 impl JoinUrl {
     /// URL of --public-url, or else with the address of the interface of the default route.
-    pub(super) fn detect(public_url: Option<&str>, control: SocketAddr) -> Self {
+    pub(super) fn detect(public_url: Option<&str>, control: SocketAddr, scheme: &str) -> Self {
         if let Some(url) = public_url {
             return Self::Reachable(url.trim_end_matches('/').to_owned());
         }
         if control.ip().is_loopback() {
-            return Self::Loopback(format!("http://{control}"));
+            return Self::Loopback(format!("{scheme}://{control}"));
         }
         let ip = if control.ip().is_unspecified() {
             default_route_address()
@@ -175,7 +195,10 @@ impl JoinUrl {
             Some(control.ip())
         };
         ip.map_or(Self::Unknown, |ip| {
-            Self::Reachable(format!("http://{}", SocketAddr::new(ip, control.port())))
+            Self::Reachable(format!(
+                "{scheme}://{}",
+                SocketAddr::new(ip, control.port())
+            ))
         })
     }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | start-up order and shutdown | [`start`], [`RunningOrchestrator`] |
 //! | shared state | [`state`] |
+//! | TLS of both listeners | [`encryption`] |
 //! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], [`usage`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
@@ -27,6 +28,7 @@ mod control_plane;
 mod database;
 mod dispatch;
 mod drill;
+mod encryption;
 mod gateway;
 mod gpu_pool;
 mod health;
@@ -72,6 +74,8 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
+use encryption::CertificateUpkeep;
+pub use encryption::TlsSettings;
 pub use inference::ModelSettings;
 use logs::archive::LogArchive;
 pub use settings::{LogRetention, RequireInference, Settings, StartError, WantedModel};
@@ -89,6 +93,7 @@ use crate::{
     },
     identity::{Identity, Keys},
     store::Store,
+    tls::{Pin, ServerTls},
 };
 use futures_util::future::select_all;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -152,7 +157,9 @@ async fn start_on(
     let addresses = (gateway.local_addr()?, control.local_addr()?);
     // The ports that were found, from here on.
     (settings.gateway_listen, settings.control_listen) = addresses;
-    let keys = create_secrets(&store, data_dir, &mut settings, addresses, announce).await?;
+    let tls = encryption::open(data_dir, &settings).await?;
+    let pin = tls.as_ref().map(ServerTls::pin);
+    let keys = create_secrets(&store, data_dir, &mut settings, (addresses, pin), announce).await?;
     let identity = Identity::new(store.clone(), keys, settings.user_rate);
     let database = data_dir.join("cynode.db");
     let data_paths = [lock.path(), &database];
@@ -163,6 +170,7 @@ async fn start_on(
         store,
         identity,
         (contents, logs),
+        tls,
         data_paths,
         shutdown.clone(),
     )?;
@@ -176,6 +184,7 @@ async fn start_on(
     }
     let services = spawn_services(&state, gateway, control, &shutdown);
     let (gateway, control) = addresses;
+    encryption::log_start(state.tls.as_ref(), [gateway, control]);
     data_dir.update_addresses(|addresses| {
         (addresses.gateway, addresses.control) = (Some(gateway), Some(control));
     });
@@ -212,7 +221,7 @@ async fn create_secrets(
     store: &Store,
     data_dir: &DataDir,
     settings: &mut Settings,
-    (gateway, control): (SocketAddr, SocketAddr),
+    ((gateway, control), pin): ((SocketAddr, SocketAddr), Option<Pin>),
     announce: impl FnOnce(&Banner) -> io::Result<()>,
 ) -> Result<Keys, StartError> {
     let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
@@ -237,7 +246,12 @@ async fn create_secrets(
         psk_file,
         gateway,
         control,
-        join: JoinUrl::detect(settings.public_url.as_deref(), control),
+        join: JoinUrl::detect(
+            settings.public_url.as_deref(),
+            control,
+            scheme(pin.as_ref()),
+        ),
+        pin,
         has_node: settings.has_node,
     })?;
     if let Some(admin) = admin {
@@ -258,7 +272,9 @@ fn spawn_services(
             AllowedHosts::from_urls(state.settings.public_url.as_deref(), UNKNOWN_HOST_ADVICE);
         ListenerPolicy::new(&state.settings.trusted_proxies, hosts)
     };
-    let serve = |listener, router| server::serve(listener, router, policy(), shutdown.clone());
+    let tls = state.tls.clone();
+    let serve =
+        |listener, router| server::serve(listener, router, policy(), tls.clone(), shutdown.clone());
     let is_drill = state.settings.drill;
     let (state, shutdown) = (|| Arc::clone(state), || shutdown.clone());
     let mut services = vec![
@@ -269,6 +285,10 @@ fn spawn_services(
         ),
         spawn("maintenance", maintenance::run(state(), shutdown())),
     ];
+    if let Some(tls) = tls.clone() {
+        let upkeep = CertificateUpkeep::new(tls);
+        services.push(spawn("certificate", upkeep.run(shutdown())));
+    }
     if is_drill {
         return services;
     }
@@ -285,6 +305,14 @@ fn spawn_services(
     services
 }
 
+/// Scheme of URLs of both listeners, which have a pin where they are encrypted.
+const fn scheme(pin: Option<&Pin>) -> &'static str {
+    match pin {
+        Some(_) => "https",
+        None => "http",
+    }
+}
+
 impl RunningOrchestrator {
     /// Opens a session of the admin without a password: for the process that owns the data directory.
     pub async fn admin_session(&self) -> Result<Tokens, StartError> {
@@ -297,6 +325,21 @@ impl RunningOrchestrator {
         })?;
         let session = identity.open_session(admin.user).await;
         session.map_err(|error| StartError::Setting(error.problem().detail.clone()))
+    }
+
+    /// URL of the gateway.
+    pub fn gateway_url(&self) -> String {
+        format!("{}://{}", scheme(self.pin().as_ref()), self.gateway)
+    }
+
+    /// URL of the control plane.
+    pub fn control_url(&self) -> String {
+        format!("{}://{}", scheme(self.pin().as_ref()), self.control)
+    }
+
+    /// Pin of both listeners, where they are encrypted.
+    pub fn pin(&self) -> Option<Pin> {
+        self.state.tls.as_ref().map(ServerTls::pin)
     }
 
     /// Pre-shared key, for a node in the same process.

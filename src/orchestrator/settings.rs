@@ -1,6 +1,9 @@
 //! Settings of an orchestrator, and the errors that keep it from starting.
 
-use super::{database::IncompleteState, dispatch::LeaseTerms, inference::ModelSettings};
+use super::{
+    database::IncompleteState, dispatch::LeaseTerms, encryption::TlsSettings,
+    inference::ModelSettings,
+};
 use crate::{
     api::{image::ImageRef, nodes::PreSharedKeys},
     store::{QueueLimits, Retention, SandboxLimits, StoreError},
@@ -17,6 +20,8 @@ pub struct Settings {
     pub control_listen: SocketAddr,
     /// URL at which nodes reach the control plane; the one that each node used if `None`.
     pub public_url: Option<String>,
+    /// Encryption of both listeners.
+    pub tls: TlsSettings,
     /// Pre-shared keys; those in the data directory if `None`.
     pub psk: Option<PreSharedKeys>,
     /// Password of the first admin; a generated one if `None`.

@@ -39,6 +39,7 @@ use crate::{
     identity::Identity,
     instances::Instances,
     store::{StorageFault, Store},
+    tls::ServerTls,
 };
 use std::{io, path::Path, sync::Arc};
 use tokio::sync::Notify;
@@ -66,6 +67,8 @@ pub(crate) struct AppState {
     pub(super) snapshot_claims: SnapshotClaims,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
+    /// Encryption of both listeners; `None` for plain HTTP.
+    pub(super) tls: Option<ServerTls>,
     pub(super) shutdown: Shutdown,
     /// Id of this process, new at each start. Nodes detect by it that two processes use one data directory.
     pub(super) instance_id: String,
@@ -140,6 +143,7 @@ impl AppState {
         store: Store,
         identity: Identity,
         (contents, logs): (ContentStore, LogArchive),
+        tls: Option<ServerTls>,
         data_paths: [&Path; 2],
         shutdown: Shutdown,
     ) -> io::Result<Self> {
@@ -162,6 +166,7 @@ impl AppState {
             snapshot_claims: SnapshotClaims::default(),
             log_archive: Arc::new(logs),
             metrics: Metrics::default(),
+            tls,
             shutdown,
             instance_id: uuid::Uuid::new_v4().to_string(),
             anchors: PathAnchors::open(data_paths)?,

@@ -2,7 +2,7 @@
 
 use super::{
     DEFAULT_ORCHESTRATOR_TIMEOUT, component_failed, notices, print_banner, print_stdout,
-    process::run_role,
+    process::run_reloadable_role,
     settings::{
         default_slug, inference_settings, open_data_dir, orchestrator_settings, sandbox_settings,
         shutdown_grace,
@@ -55,15 +55,16 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
     let sandbox = sandbox_settings(&args.engine)?;
     let grace = shutdown_grace(&args.engine);
     let (identity, worker_listen) = (args.identity, args.worker_listen);
-    run_role(&args.log, &notices, async |shutdown| {
+    let reloads = settings.tls.is_reloadable();
+    run_reloadable_role(&args.log, &notices, reloads, async |shutdown| {
         // The orchestrator ends after the node, so that it still receives the ends of the node's jobs.
         let (stop_orchestrator, orchestrator_shutdown) = watch::channel(false);
         let mut running =
             orchestrator::start(&data_dir, settings, orchestrator_shutdown, print_banner).await?;
         let settings = node::Settings {
-            orchestrator: format!("http://{}", running.control),
+            orchestrator: running.control_url(),
+            pin: running.pin(),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
-            pin: None,
             psk: running.psk(),
             is_join_token: false,
             slug: identity.slug.unwrap_or_else(default_slug),
@@ -98,7 +99,7 @@ async fn on_ready(
     running: &mut orchestrator::RunningOrchestrator,
     node: &mut node::RunningNode,
 ) -> Result<(), Failure> {
-    let gateway = format!("http://{}", running.gateway);
+    let gateway = running.gateway_url();
     let tokens = running.admin_session().await?;
     client::credentials::store(&gateway, "admin", tokens)?;
     print_stdout(&format!(

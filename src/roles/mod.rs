@@ -10,6 +10,7 @@ pub(crate) mod node_file;
 mod process;
 mod settings;
 mod systemd;
+mod tls;
 
 pub use backup::backup;
 pub use dev::dev;
@@ -29,7 +30,7 @@ use crate::{
 };
 use credentials::{has_join_variable, has_psk_variable};
 use node_file::NodeFile;
-use process::run_role;
+use process::{run_reloadable_role, run_role};
 use settings::{
     node_settings, open_data_dir, orchestrator_settings, parse_worker_urls, shutdown_grace,
     validate_url, worker_settings,
@@ -76,7 +77,9 @@ pub fn serve_orchestrator(args: ServeOrchestratorArgs) -> Result<(), Failure> {
     } else {
         "takes tasks"
     };
-    run_role(&args.log, &notices, async |shutdown| {
+    tls::check_public_url(settings.public_url.as_deref(), &settings.tls)?;
+    let reloads = settings.tls.is_reloadable();
+    run_reloadable_role(&args.log, &notices, reloads, async |shutdown| {
         let mut running =
             orchestrator::start(&data_dir, settings, shutdown.clone(), print_banner).await?;
         systemd::notify_ready(status);

@@ -25,6 +25,17 @@ pub(super) fn run_role(
     notices: &[String],
     role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    run_reloadable_role(log, notices, false, role)
+}
+
+/// Same as [`run_role`]. With `reloads`, SIGHUP does not end the role, which catches the signal itself, unless it says
+/// that the terminal was closed.
+pub(super) fn run_reloadable_role(
+    log: &LogFlags,
+    notices: &[String],
+    reloads: bool,
+    role: impl AsyncFnOnce(Shutdown) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     logging::start(log);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_file_limit();
@@ -33,7 +44,7 @@ pub(super) fn run_role(
     let outcome = runtime.block_on(async {
         let (request_shutdown, shutdown) = watch::channel(false);
         // Before the first log line: an observer of the log can rely on an orderly end.
-        if let Some(signals) = Signals::register() {
+        if let Some(signals) = Signals::register(reloads) {
             background::spawn("handle_signals", signals.handle(request_shutdown));
         }
         for notice in notices {
@@ -73,11 +84,14 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Option<Signal>,
+    /// Whether a hangup is a request to reload, as long as the terminal of the start is there.
+    reloads: bool,
+    has_terminal: bool,
 }
 
 impl Signals {
     /// Registers the signals; `None` where the system refuses.
-    fn register() -> Option<Self> {
+    fn register(reloads: bool) -> Option<Self> {
         let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
         let [Ok(terminate), Ok(interrupt)] = kinds.map(signal) else {
             tracing::error!("signals cannot be caught; any signal ends the process at once");
@@ -90,6 +104,8 @@ impl Signals {
             hangup: (!hangup_is_ignored())
                 .then(|| signal(SignalKind::hangup()).ok())
                 .flatten(),
+            reloads,
+            has_terminal: has_terminal(),
         })
     }
 
@@ -101,6 +117,9 @@ impl Signals {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 () = recv_or_pending(&mut self.hangup), if self.hangup.is_some() && signals == 0 => {
+                    if self.reloads && self.has_terminal == has_terminal() {
+                        continue;
+                    }
                     // It often comes twice, from the shell and from the kernel, and must not count as a second signal.
                     self.hangup = None;
                 }
@@ -121,6 +140,11 @@ async fn recv_or_pending(signal: &mut Option<Signal>) {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
     }
+}
+
+/// Whether this process has a controlling terminal, as tty(4) tells. It has none any more when that was closed.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// Whether SIGHUP, signal 1, is among the ignored ones of proc(5).

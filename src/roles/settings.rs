@@ -4,6 +4,7 @@ use super::{
     DEFAULT_ORCHESTRATOR_TIMEOUT,
     credentials::{NodeCredentials, orchestrator_psks},
     node_file::{CredentialFiles, DEFAULT_PATH},
+    tls::tls_settings,
 };
 use crate::{
     api::{
@@ -128,6 +129,7 @@ pub(super) fn orchestrator_settings(
         gateway_listen: flags.gateway_listen,
         control_listen: (Ipv4Addr::LOCALHOST, 0).into(),
         public_url: None,
+        tls: tls_settings(flags.tls)?,
         psk: orchestrator_psks(psk_flags)?,
         admin_password: read_secret(
             "--admin-password-file",

@@ -185,10 +185,7 @@ mod tests {
     }
 
     fn pem(certificate: &CertificateDer<'_>) -> String {
-        let text = base64::Engine::encode(
-            &base64::engine::general_purpose::STANDARD,
-            certificate.as_ref(),
-        );
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, certificate);
         format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
     }
 

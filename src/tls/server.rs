@@ -10,7 +10,11 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -196,7 +200,7 @@ fn warn_unless_valid(loaded: &Loaded) {
 }
 
 /// Content of a file that a flag names.
-fn read(flag: &str, path: &PathBuf) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read(flag: &str, path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     fs::read(path).map(Zeroizing::new).map_err(|error| {
         let text = format!(
             "{flag} {} can't be read: {error}; check the path, and that this process's user may read it",

@@ -210,8 +210,11 @@ fn base_url(state: &AppState, request: &Request) -> String {
         return url.trim_end_matches('/').to_owned();
     }
     // The host, or forwarded port, that the node used, if valid; only this node gets it back.
-    let named = request.authority().map(|host| format!("http://{host}"));
+    let named = request.base_url();
     named
         .filter(|url| nodes::check_url("", url).is_ok())
-        .unwrap_or_else(|| format!("http://{}", request.connection.local))
+        .unwrap_or_else(|| {
+            let connection = request.connection;
+            format!("{}://{}", connection.scheme(), connection.local)
+        })
 }

@@ -16,8 +16,8 @@ const OPENAI_CALLS: [&str; 4] = [
 /// Begins of the paths of OpenAI's API that are not served.
 const OPENAI_UNSERVED: [&str; 2] = ["/images/", "/audio/"];
 
-/// Hint for a path without a route, for a client that reached this server as `host`.
-pub(super) fn hint(path: &str, host: &str) -> Option<PathHint> {
+/// Hint for a path without a route, for a client that reached this server at `base_url`.
+pub(super) fn hint(path: &str, base_url: &str) -> Option<PathHint> {
     let mut call = path;
     while let Some(rest) = call
         .strip_prefix("/v1")
@@ -38,14 +38,14 @@ pub(super) fn hint(path: &str, host: &str) -> Option<PathHint> {
     } else if ["/messages", "/messages/count_tokens"].contains(&call) {
         (
             format!(
-                "there is no such path; for Anthropic's API the base URL is http://{host}, without /v1"
+                "there is no such path; for Anthropic's API the base URL is {base_url}, without /v1"
             ),
             Family::Anthropic,
         )
     } else if call == "/models" || OPENAI_CALLS.iter().any(|end| call.ends_with(end)) {
         (
             format!(
-                "there is no such path; OpenAI's API is at /v1: set the base URL to http://{host}/v1"
+                "there is no such path; OpenAI's API is at /v1: set the base URL to {base_url}/v1"
             ),
             Family::OpenAi,
         )
@@ -75,7 +75,7 @@ mod tests {
             ("/v1/images/generations", "not served here"),
             ("/v1/audio/speech", "not served here"),
         ] {
-            let detail = hint(path, "h:1").unwrap().detail;
+            let detail = hint(path, "http://h:1").unwrap().detail;
             assert!(detail.contains(expected), "{path}: {detail}");
         }
         for path in [
@@ -86,7 +86,7 @@ mod tests {
             "/v1/task",
             "/v1/nodes/a/images",
         ] {
-            assert!(hint(path, "h:1").is_none(), "{path}");
+            assert!(hint(path, "http://h:1").is_none(), "{path}");
         }
     }
 }

@@ -1,0 +1,36 @@
+//! Flags of encryption.
+
+use super::Switch;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Encryption of an orchestrator's listeners.
+#[derive(Args, Debug)]
+pub struct TlsFlags {
+    /// Encrypt both listeners, with a certificate that this orchestrator makes of itself unless --tls-cert gives
+    /// another; off: plain HTTP [default: off, or on with --tls-cert]
+    #[arg(
+        long,
+        env = "CYNODE_TLS",
+        value_name = "on|off",
+        hide_possible_values = true,
+        help_heading = "Connection"
+    )]
+    pub tls: Option<Switch>,
+    /// Show this certificate, in PEM, followed by those of the authorities in between; SIGHUP reads it again
+    #[arg(
+        long,
+        env = "CYNODE_TLS_CERT",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of --tls-cert, in PEM
+    #[arg(
+        long,
+        env = "CYNODE_TLS_KEY",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    pub tls_key: Option<PathBuf>,
+}
