@@ -84,12 +84,7 @@ impl fmt::Display for Banner {
                 format!("{}://THIS-MACHINE:{port}", scheme(self.pin.as_ref())),
             ),
         };
-        // A reverse proxy has another key, which the operator knows.
-        let pin = if url.starts_with("https://") {
-            self.pin_flag()
-        } else {
-            String::new()
-        };
+        let pin = self.pin_flag();
         writeln!(f, "\nJoin {whom}:\n")?;
         // Through stdin the key appears in no process list, and needs no file on the other machine.
         match &self.psk {

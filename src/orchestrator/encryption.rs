@@ -120,10 +120,9 @@ impl CertificateUpkeep {
         // The first tick comes at once; the certificate is as new.
         renewals.tick().await;
         loop {
-            let is_own = self.reloads.is_none();
             tokio::select! {
                 () = shutdown_requested(shutdown.clone()) => return,
-                _ = renewals.tick(), if is_own && !self.tls.has_files() => {}
+                _ = renewals.tick(), if !self.tls.has_files() => {}
                 () = next(&mut self.reloads) => {}
             }
             self.reload().await;

@@ -285,7 +285,7 @@ fn spawn_services(
         ),
         spawn("maintenance", maintenance::run(state(), shutdown())),
     ];
-    if let Some(tls) = tls.clone() {
+    if let Some(tls) = tls {
         let upkeep = CertificateUpkeep::new(tls);
         services.push(spawn("certificate", upkeep.run(shutdown())));
     }

@@ -56,7 +56,12 @@ impl OwnCertificate {
             advice: KEY_ADVICE,
         };
         let spare = KeyPair::generate().map_err(io::Error::other)?;
-        let (text, _) = data_dir.secret(file, || Zeroizing::new(spare.serialize_pem()))?;
+        let (text, is_new) = data_dir.secret(file, || Zeroizing::new(spare.serialize_pem()))?;
+        if is_new {
+            tracing::info!(
+                "made a TLS key; nodes and users recognize this orchestrator by its pin"
+            );
+        }
         names.retain(|name| ServerName::try_from(name.as_str()).is_ok());
         Ok(Self {
             data_dir: data_dir.clone(),

@@ -34,7 +34,7 @@ async fn serve<S: Send + Sync + 'static>(state: S, router: RouterBuilder<S>) -> 
     let router = router.build(Arc::new(state), requests);
     let (stop, stopped) = watch::channel(false);
     let policy = ListenerPolicy::new(&[], AllowedHosts::default());
-    let served = server::serve(listener, router, policy, stopped);
+    let served = server::serve(listener, router, policy, None, stopped);
     let served = crate::background::spawn("test_server", served);
     Role {
         address,

@@ -125,7 +125,7 @@ impl Sandbox {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let policy = ListenerPolicy::new(&[], AllowedHosts::default());
-        let served = server::serve(listener, router, policy, stopped);
+        let served = server::serve(listener, router, policy, None, stopped);
         background::spawn("test_server", served);
         Self {
             stand_in,
