@@ -65,6 +65,21 @@ fn dev_command_runs_tasks() {
 }
 
 #[test]
+fn encrypted_dev_runs_tasks() {
+    let home = tempfile::tempdir().unwrap();
+    let dev = start(home.path(), &["--tls", "on"]);
+    let shown = dev.process.stdout();
+    assert!(shown.contains("logged in as admin at https://"), "{shown}");
+    let done = run(cynode(home.path()).args(["run", "--", "echo", "hello"]));
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (0, "hello\n"),
+        "{done:?}"
+    );
+    dev.assert_clean();
+}
+
+#[test]
 fn stopped_dev_cancels_its_jobs() {
     let home = tempfile::tempdir().unwrap();
     let mut dev = start(home.path(), &[]);

@@ -133,6 +133,7 @@ mod systemd;
 mod tables;
 mod task_files;
 mod task_names;
+mod tls;
 mod trees;
 mod typed_secrets;
 mod upgrade;

@@ -198,6 +198,23 @@ impl Api {
 }
 
 impl Reply {
+    /// A whole answer whose body ends with it.
+    pub(crate) fn parse(answer: &[u8]) -> Self {
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no head: {}", String::from_utf8_lossy(answer)));
+        let head = String::from_utf8_lossy(&answer[..end]);
+        let mut lines = head.lines();
+        let status = lines.next().and_then(|line| line.split(' ').nth(1));
+        let fields = lines.filter_map(|line| line.split_once(':'));
+        Self {
+            status: status.unwrap().parse().unwrap(),
+            headers: fields
+                .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+                .collect(),
+            body: answer[end + 4..].to_vec(),
+        }
+    }
+
     /// A header field's value, by its name in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers
