@@ -42,7 +42,7 @@ struct Inner {
 
 /// Where certificates come from.
 enum Source {
-    Own(OwnCertificate),
+    Own(Box<OwnCertificate>),
     Files(CertificateFiles),
 }
 
@@ -66,7 +66,8 @@ impl ResolvesServerCert for Current {
 impl ServerTls {
     /// TLS with a certificate that this server makes of itself, for these names, in `keys/` of the data directory.
     pub fn own(data_dir: &DataDir, names: Vec<String>) -> io::Result<Self> {
-        Self::open(Source::Own(OwnCertificate::open(data_dir, names)?))
+        let own = OwnCertificate::open(data_dir, names)?;
+        Self::open(Source::Own(Box::new(own)))
     }
 
     /// TLS with a certificate of the operator's.
