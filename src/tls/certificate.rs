@@ -82,7 +82,9 @@ impl OwnCertificate {
     fn stored(&self, now: Timestamp) -> Option<CertifiedKey> {
         let text = self.data_dir.read(CERTIFICATE_FILE).ok()??;
         let certificate = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
-        let is_fit = is_current(&certificate, now) && self.has_names(&certificate);
+        let is_current = Validity::of_certificate(&certificate)
+            .is_some_and(|validity| is_current(validity, now));
+        let is_fit = is_current && self.has_names(&certificate);
         is_fit.then(|| self.certified(certificate).ok()).flatten()
     }
 
@@ -137,12 +139,10 @@ impl OwnCertificate {
     }
 }
 
-/// Whether a certificate is valid, and not about to expire.
-fn is_current(certificate: &CertificateDer<'_>, now: Timestamp) -> bool {
-    Validity::of_certificate(certificate).is_some_and(|validity| {
-        let rest = validity.not_after.as_second() - now.as_second();
-        validity.not_before <= now && rest > RENEWAL_SECONDS
-    })
+/// Whether a certificate of these dates is valid, and not about to expire.
+pub(super) fn is_current(validity: Validity, now: Timestamp) -> bool {
+    let rest = validity.not_after.as_second() - now.as_second();
+    validity.not_before <= now && rest > RENEWAL_SECONDS
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! TLS of a listener: its certificate, which may change while it runs, and its pin.
 
-use super::{Pin, certificate::OwnCertificate, provider, validity::Validity};
+use super::{
+    Pin,
+    certificate::{OwnCertificate, is_current},
+    provider,
+    validity::Validity,
+};
 use crate::data_dir::DataDir;
 use jiff::Timestamp;
 use parking_lot::RwLock;
@@ -95,6 +100,10 @@ impl ServerTls {
     /// Reads the operator's files anew, or renews the own certificate where it is due. After an error the one in use
     /// stays. Reads and writes the disk. Returns whether there is another certificate now.
     pub fn reload(&self) -> io::Result<bool> {
+        let validity = self.0.current.0.read().validity;
+        if !self.has_files() && is_current(validity, Timestamp::now()) {
+            return Ok(false);
+        }
         let loaded = self.0.source.load()?;
         let mut current = self.0.current.0.write();
         let is_new = loaded.certified.cert != current.certified.cert;
