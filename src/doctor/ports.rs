@@ -2,7 +2,10 @@
 
 use super::{Check, Status};
 use crate::{
-    api::nodes::InferenceMode, cli::DoctorArgs, http::client::Client, node::MODEL_SERVER_PORT,
+    api::{nodes::InferenceMode, problem::TYPE_BASE},
+    cli::DoctorArgs,
+    http::client::Client,
+    node::MODEL_SERVER_PORT,
     worker::DEFAULT_LISTEN as WORKER_LISTEN,
 };
 use http::{Method, StatusCode};
@@ -142,10 +145,16 @@ async fn owner(client: &Client, address: SocketAddr) -> PortOwner {
     let ask = async |path: &str| {
         let call = client.call(Method::GET, format!("http://{address}{path}"));
         let look = call.probe(IDENTIFY_TIMEOUT).await.ok()?;
-        (look.status == StatusCode::OK).then_some(look.body_start)
+        let is_told = look.status == StatusCode::OK || is_problem(&look.body_start);
+        is_told.then_some(look.body_start)
     };
     let (health, version) = tokio::join!(ask("/healthz"), ask("/api/version"));
     identify(health.as_deref(), version.as_deref())
+}
+
+/// Whether an answer is a problem of cynode: an encrypted listener answers plain HTTP with one.
+fn is_problem(body: &str) -> bool {
+    body.contains(TYPE_BASE)
 }
 
 /// Identifies a program by its answers to `/healthz` and `/api/version`.
@@ -154,7 +163,7 @@ fn identify(health: Option<&str>, version: Option<&str>) -> PortOwner {
     struct Version {
         version: String,
     }
-    if health == Some("ok") {
+    if health.is_some_and(|text| text == "ok" || is_problem(text)) {
         return PortOwner::Cynode;
     }
     version
@@ -222,6 +231,11 @@ mod tests {
         for (health, version, expected) in [
             (Some("ok"), None, PortOwner::Cynode),
             (None, Some(r#"{"version":"0.5.1"}"#), ollama),
+            (
+                Some(r#"{"type":"https://cynode.ai/problems/invalid-request"}"#),
+                None,
+                PortOwner::Cynode,
+            ),
             (Some("OK, fine"), Some("ok"), PortOwner::Stranger),
             (None, Some("{}"), PortOwner::Stranger),
             (None, None, PortOwner::Stranger),

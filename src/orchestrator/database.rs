@@ -4,6 +4,8 @@
 //! with an empty one, mean that the database was lost or not copied; a database with users but without all
 //! keys means that keys were lost. A start that silently created the missing part would hide the loss: users
 //! and tasks would be gone, or every token would be invalid.
+//!
+//! The TLS key counts for neither: a database of an earlier release has none, and a start with TLS makes it.
 
 use super::{Settings, StartError};
 use crate::{
