@@ -48,8 +48,6 @@ const FINAL_REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// URL of the control plane.
     pub orchestrator: String,
-    /// Pin of the orchestrator's key, for an `https://` URL; nothing else is trusted then.
-    pub pin: Option<Pin>,
     /// Time limit for an answer of the orchestrator.
     pub orchestrator_timeout: Duration,
     /// Pre-shared key, or the secret of a join token.

@@ -63,8 +63,8 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             orchestrator::start(&data_dir, settings, orchestrator_shutdown, print_banner).await?;
         let settings = node::Settings {
             orchestrator: running.control_url(),
-            pin: running.pin(),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
+            pin: running.pin(),
             psk: running.psk(),
             is_join_token: false,
             slug: identity.slug.unwrap_or_else(default_slug),

@@ -3,7 +3,7 @@
 //! The key is what clients recognize ([`Pin`](super::Pin)), so it is made once. The certificate around it is made
 //! anew where it expires soon, or where the server has another name than before.
 
-use super::{provider, validity::Validity};
+use super::{expires_at, provider};
 use crate::data_dir::{DataDir, SecretFile};
 use jiff::Timestamp;
 use rcgen::{
@@ -82,8 +82,7 @@ impl OwnCertificate {
     fn stored(&self, now: Timestamp) -> Option<CertifiedKey> {
         let text = self.data_dir.read(CERTIFICATE_FILE).ok()??;
         let certificate = CertificateDer::from_pem_slice(text.as_bytes()).ok()?;
-        let is_current = Validity::of_certificate(&certificate)
-            .is_some_and(|validity| is_current(validity, now));
+        let is_current = expiry_of(&certificate).is_some_and(|expiry| is_current(expiry, now));
         let is_fit = is_current && self.has_names(&certificate);
         is_fit.then(|| self.certified(certificate).ok()).flatten()
     }
@@ -139,10 +138,17 @@ impl OwnCertificate {
     }
 }
 
-/// Whether a certificate of these dates is valid, and not about to expire.
-pub(super) fn is_current(validity: Validity, now: Timestamp) -> bool {
-    let rest = validity.not_after.as_second() - now.as_second();
-    validity.not_before <= now && rest > RENEWAL_SECONDS
+/// End of the validity of a certificate; `None` for one that can't be read.
+pub(super) fn expiry_of(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let seconds = i64::try_from(expires_at(certificate)?).ok()?;
+    Timestamp::from_second(seconds).ok()
+}
+
+/// Whether an own certificate that ends at `expiry` is valid, and not about to expire. One that ends too late was made
+/// while this machine's clock was ahead.
+pub(super) fn is_current(expiry: Timestamp, now: Timestamp) -> bool {
+    let rest = expiry.as_second() - now.as_second();
+    rest > RENEWAL_SECONDS && rest <= LIFETIME_SECONDS + BACKDATED_SECONDS
 }
 
 #[cfg(test)]

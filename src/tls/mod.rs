@@ -7,12 +7,12 @@
 //! TLS 1.3, and 1.2 for older clients, by rustls.
 
 mod certificate;
+mod expiry;
 mod pin;
 mod provider;
 mod server;
-mod validity;
 
+pub use expiry::expires_at;
 pub use pin::{Pin, PinError};
 pub use provider::provider;
 pub use server::{CertificateFiles, ServerTls};
-pub use validity::Validity;

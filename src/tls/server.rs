@@ -2,9 +2,8 @@
 
 use super::{
     Pin,
-    certificate::{OwnCertificate, is_current},
+    certificate::{OwnCertificate, expiry_of, is_current},
     provider,
-    validity::Validity,
 };
 use crate::data_dir::DataDir;
 use jiff::Timestamp;
@@ -59,7 +58,7 @@ struct Current(RwLock<Loaded>);
 struct Loaded {
     certified: Arc<CertifiedKey>,
     pin: Pin,
-    validity: Validity,
+    expiry: Timestamp,
 }
 
 impl ResolvesServerCert for Current {
@@ -82,7 +81,7 @@ impl ServerTls {
 
     fn open(source: Source) -> io::Result<Self> {
         let loaded = source.load()?;
-        warn_unless_valid(&loaded);
+        warn_if_expired(&loaded);
         let current = Arc::new(Current(RwLock::new(loaded)));
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -100,15 +99,14 @@ impl ServerTls {
     /// Reads the operator's files anew, or renews the own certificate where it is due. After an error the one in use
     /// stays. Reads and writes the disk. Returns whether there is another certificate now.
     pub fn reload(&self) -> io::Result<bool> {
-        let validity = self.0.current.0.read().validity;
-        if !self.has_files() && is_current(validity, Timestamp::now()) {
+        if !self.has_files() && is_current(self.expiry(), Timestamp::now()) {
             return Ok(false);
         }
         let loaded = self.0.source.load()?;
         let mut current = self.0.current.0.write();
         let is_new = loaded.certified.cert != current.certified.cert;
         if is_new {
-            warn_unless_valid(&loaded);
+            warn_if_expired(&loaded);
             *current = loaded;
         }
         Ok(is_new)
@@ -126,7 +124,7 @@ impl ServerTls {
 
     /// End of the validity of the certificate in use.
     pub fn expiry(&self) -> Timestamp {
-        self.0.current.0.read().validity.not_after
+        self.0.current.0.read().expiry
     }
 
     /// Server side of handshakes.
@@ -150,11 +148,11 @@ impl Source {
         };
         let certificate = certified.end_entity_cert().map_err(|_| unusable())?;
         let pin = Pin::of_certificate(certificate).map_err(|_| unusable())?;
-        let validity = Validity::of_certificate(certificate).ok_or_else(unusable)?;
+        let expiry = expiry_of(certificate).ok_or_else(unusable)?;
         Ok(Loaded {
             certified: Arc::new(certified),
             pin,
-            validity,
+            expiry,
         })
     }
 }
@@ -200,12 +198,9 @@ impl CertificateFiles {
 }
 
 /// Logs a certificate that clients which know its authority do not accept.
-fn warn_unless_valid(loaded: &Loaded) {
-    let (now, validity) = (Timestamp::now(), loaded.validity);
-    if now > validity.not_after {
-        tracing::warn!(expired = %validity.not_after, "TLS certificate has expired; clients without --pin refuse it, so renew it");
-    } else if now < validity.not_before {
-        tracing::warn!(valid_from = %validity.not_before, "TLS certificate is not yet valid by this machine's clock; clients without --pin may refuse it");
+fn warn_if_expired(loaded: &Loaded) {
+    if Timestamp::now() > loaded.expiry {
+        tracing::warn!(expired = %loaded.expiry, "TLS certificate has expired; clients without --pin refuse it, so renew it");
     }
 }
 
