@@ -50,6 +50,8 @@ pub struct Settings {
     pub orchestrator: String,
     /// Time limit for an answer of the orchestrator.
     pub orchestrator_timeout: Duration,
+    /// Pin of the orchestrator's key, for an `https://` URL; nothing else is trusted then.
+    pub pin: Option<Pin>,
     /// Pre-shared key, or the secret of a join token.
     pub psk: Zeroizing<String>,
     /// Whether the secret is that of a join token.

@@ -243,10 +243,13 @@ fn nodes_get_url_they_reached() {
         ("Content-Type", "application/json"),
         ("Host", "box.localhost:4"),
     ];
-    let body = json!({"psk": PSK, "capability": capability("box", &node.url)}).to_string();
-    let reply = orchestrator
-        .control
-        .call("POST", "/v1/nodes/register", &headers, body.as_bytes());
+    let body_of = |url: &str| json!({"psk": PSK, "capability": capability("box", url)}).to_string();
+    let reply = orchestrator.control.call(
+        "POST",
+        "/v1/nodes/register",
+        &headers,
+        body_of(&node.url).as_bytes(),
+    );
     let bootstrap: Value = serde_json::from_slice(&reply.body).unwrap();
     assert_eq!(
         bootstrap["orchestrator"]["base_url"], "http://box.localhost:4",
@@ -258,7 +261,26 @@ fn nodes_get_url_they_reached() {
             .unwrap()
             .ends_with(&port)
     );
+    // Anybody may name a scheme, but only a proxy is believed.
+    let forwarded = [headers[0], ("X-Forwarded-Proto", "https")];
+    let base_url = |orchestrator: &Orchestrator| {
+        let reply = orchestrator.control.call(
+            "POST",
+            "/v1/nodes/register",
+            &forwarded,
+            body_of(&node.url).as_bytes(),
+        );
+        let bootstrap: Value = serde_json::from_slice(&reply.body).unwrap();
+        bootstrap["orchestrator"]["base_url"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert!(base_url(&orchestrator).starts_with("http://"));
     drop(orchestrator);
+    let proxied = Orchestrator::start(home.path(), &["--trusted-proxy", "127.0.0.1"]);
+    assert!(base_url(&proxied).starts_with("https://"));
+    drop(proxied);
     let public = Orchestrator::start(home.path(), &["--public-url", "http://public.example:7/"]);
     node.control = public.control.clone();
     assert_eq!(
