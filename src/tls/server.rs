@@ -96,7 +96,7 @@ impl ServerTls {
         })))
     }
 
-    /// Reads the operator's files anew, or renews the own certificate where it is due. After an error the one in use
+    /// Reads the operator's files again, or renews the own certificate where it is due. After an error the one in use
     /// stays. Reads and writes the disk. Returns whether there is another certificate now.
     pub fn reload(&self) -> io::Result<bool> {
         if !self.has_files() && is_current(self.expiry(), Timestamp::now()) {
