@@ -1,7 +1,12 @@
 //! Errors of calls to other roles.
 
-use crate::api::problem::{ProblemBody, ProblemKind};
+use crate::{
+    api::problem::{ProblemBody, ProblemKind},
+    errors,
+    tls::{self, Untrusted},
+};
 use http::StatusCode;
+use hyper_util::client::legacy;
 use std::time::Duration;
 
 /// Error of a call to another role.
@@ -16,6 +21,14 @@ pub enum CallError {
         reason: String,
         /// Whether a connection was made; without one the peer can't have acted.
         connected: bool,
+    },
+    /// The peer is not trusted, and got no byte of the call.
+    #[error("{url} is not trusted: {untrusted}")]
+    Untrusted {
+        /// URL of the call.
+        url: String,
+        /// Cause, and what to do.
+        untrusted: Box<Untrusted>,
     },
     /// The peer refused the call.
     #[error("{status} from {url}: {}", problem.detail)]
@@ -80,6 +93,22 @@ impl CallError {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
         }
+    }
+}
+
+/// Error of a call that got no answer.
+pub(super) fn not_sent(url: &str, error: &legacy::Error) -> CallError {
+    if let Some(untrusted) = Untrusted::find(error) {
+        return CallError::Untrusted {
+            url: url.to_owned(),
+            untrusted: Box::new(untrusted.clone()),
+        };
+    }
+    CallError::Transport {
+        url: url.to_owned(),
+        // hyper's own texts say little; their sources say more.
+        reason: tls::reason(error).unwrap_or_else(|| errors::chain(error)),
+        connected: !error.is_connect(),
     }
 }
 

@@ -1,9 +1,9 @@
-//! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP, without proxies.
+//! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP or TLS, without proxies.
 
 pub use super::call_error::CallError;
 
 use super::{
-    call_error::{malformed, transport},
+    call_error::{malformed, not_sent, transport},
     client_response::{ByteStream, ClientResponse, JsonLines, collect},
     json_body::parse_json,
     resolve::{AddressGuard, Connector},
@@ -14,7 +14,7 @@ use crate::{
         nodes::Reach,
         problem::{ProblemBody, truncated},
     },
-    errors,
+    tls::Trust,
 };
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _};
@@ -58,17 +58,27 @@ impl Default for Client {
 impl Client {
     /// Client that connects only to addresses that `guard` allows, with a pool of its own.
     pub fn with_guard(guard: AddressGuard) -> Self {
-        Self::build(guard, POOL_IDLE_TIMEOUT)
+        Self::build(guard, Trust::default(), POOL_IDLE_TIMEOUT)
+    }
+
+    /// Client that calls servers of `https://` URLs only where this trust holds, with another timeout for answers that
+    /// are not streams.
+    pub fn with_trust(trust: Trust, answer_timeout: Duration) -> Self {
+        let guard = AddressGuard::new(Reach::Anywhere, Arc::new([]));
+        Self {
+            answer_timeout,
+            ..Self::build(guard, trust, POOL_IDLE_TIMEOUT)
+        }
     }
 
     /// Client that keeps idle connections for so long: shorter than its servers do, which may be other programs.
     pub fn with_idle_timeout(idle_timeout: Duration) -> Self {
         let guard = AddressGuard::new(Reach::Anywhere, Arc::new([]));
-        Self::build(guard, idle_timeout)
+        Self::build(guard, Trust::default(), idle_timeout)
     }
 
-    fn build(guard: AddressGuard, idle_timeout: Duration) -> Self {
-        let connector = Connector::new(guard, |connector| {
+    fn build(guard: AddressGuard, trust: Trust, idle_timeout: Duration) -> Self {
+        let connector = Connector::new(guard, trust, |connector| {
             connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
             connector.set_nodelay(true);
             // A node that lost power sends no FIN; keepalive detects that within about 20 s.
@@ -86,14 +96,6 @@ impl Client {
         Self {
             inner,
             answer_timeout: ANSWER_TIMEOUT,
-        }
-    }
-
-    /// Client with another timeout for answers that are not streams.
-    pub fn with_answer_timeout(answer_timeout: Duration) -> Self {
-        Self {
-            answer_timeout,
-            ..Self::default()
         }
     }
 
@@ -351,12 +353,7 @@ impl<'a> Call<'a> {
                 .map_err(|_| transport(&url, "timed out"))?,
             None => sent.await,
         };
-        let answer = answered.map_err(|error| CallError::Transport {
-            url: url.clone(),
-            // hyper's own texts say little; their sources say more.
-            reason: errors::chain(&error),
-            connected: !error.is_connect(),
-        })?;
+        let answer = answered.map_err(|error| not_sent(&url, &error))?;
         Ok(answer.into_parts())
     }
 }

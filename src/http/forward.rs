@@ -1,10 +1,9 @@
 //! Requests of others that are passed on: to another role, or to a model server.
 
 use super::{
-    call_error::CallError,
+    call_error::{CallError, not_sent},
     client::{CallBody, Client},
 };
-use crate::errors;
 use hyper::body::Incoming;
 
 impl Client {
@@ -18,10 +17,6 @@ impl Client {
         let mut url = request.uri().to_string();
         url.truncate(url.find('?').unwrap_or(url.len()));
         let answer = self.inner.request(request).await;
-        answer.map_err(|error| CallError::Transport {
-            url,
-            reason: errors::chain(&error),
-            connected: !error.is_connect(),
-        })
+        answer.map_err(|error| not_sent(&url, &error))
     }
 }

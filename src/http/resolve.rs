@@ -5,11 +5,17 @@
 //! `/etc/hosts` and `/etc/resolv.conf` again for each name: a machine that starts before its network is up, or
 //! moves to another one, has other name servers then.
 
-use crate::api::nodes::Reach;
+use crate::{
+    api::nodes::Reach,
+    tls::{ClientStream, Trust},
+};
 use futures_util::{FutureExt as _, future::BoxFuture};
 use hickory_resolver::TokioResolver;
-use http::Uri;
-use hyper_util::client::legacy::connect::{HttpConnector, dns::Name};
+use http::{Uri, uri::Scheme};
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::Name},
+    rt::TokioIo,
+};
 use ipnet::IpNet;
 use std::{
     error::Error,
@@ -19,8 +25,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
     vec,
 };
+use tokio::time::timeout;
+
+/// Time for the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Addresses of `host`: a literal address, `localhost`, or a name to look up.
 pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
@@ -95,26 +106,34 @@ impl AddressGuard {
     }
 }
 
-/// Connector for hyper that enforces an [`AddressGuard`], on literal addresses, too.
+/// Connector for hyper that enforces an [`AddressGuard`], on literal addresses, too, and encrypts connections for
+/// `https://`.
 #[derive(Clone)]
 pub(super) struct Connector {
     guard: AddressGuard,
+    trust: Trust,
     inner: HttpConnector<HyperResolver>,
 }
 
 impl Connector {
     pub(super) fn new(
         guard: AddressGuard,
+        trust: Trust,
         set: impl FnOnce(&mut HttpConnector<HyperResolver>),
     ) -> Self {
         let mut inner = HttpConnector::new_with_resolver(HyperResolver(guard.clone()));
+        inner.enforce_http(false);
         set(&mut inner);
-        Self { guard, inner }
+        Self {
+            guard,
+            trust,
+            inner,
+        }
     }
 }
 
 impl tower::Service<Uri> for Connector {
-    type Response = <HttpConnector<HyperResolver> as tower::Service<Uri>>::Response;
+    type Response = TokioIo<ClientStream>;
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
@@ -124,14 +143,26 @@ impl tower::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         // hyper does not resolve literal addresses.
-        let host = uri.host().unwrap_or_default();
-        if let Some(address) = parse_literal(host)
-            && let Err(refused) = self.guard.filter(host, vec![address])
+        let host = uri.host().unwrap_or_default().to_owned();
+        if let Some(address) = parse_literal(&host)
+            && let Err(refused) = self.guard.filter(&host, vec![address])
         {
             return ready(Err(refused.into())).boxed();
         }
+        let trust = (uri.scheme() == Some(&Scheme::HTTPS)).then(|| self.trust.clone());
         let connecting = self.inner.call(uri);
-        async move { Ok(connecting.await?) }.boxed()
+        async move {
+            let stream = connecting.await?.into_inner();
+            let Some(trust) = trust else {
+                return Ok(TokioIo::new(ClientStream::Plain(stream)));
+            };
+            let encrypted = timeout(HANDSHAKE_TIMEOUT, trust.connect(&host, stream)).await;
+            let encrypted = encrypted.map_err(|_| {
+                io::Error::other("no TLS handshake within 5 s; check that the URL is that of an orchestrator")
+            })?;
+            Ok(TokioIo::new(encrypted?))
+        }
+        .boxed()
     }
 }
 

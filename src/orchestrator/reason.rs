@@ -30,7 +30,9 @@ impl Reason {
     /// Reason of a failed call to a node.
     pub(super) fn from_call_error(error: &CallError) -> Self {
         match (error, error.kind()) {
-            (CallError::Transport { .. }, _) => Self::from(error.to_string()),
+            (CallError::Transport { .. } | CallError::Untrusted { .. }, _) => {
+                Self::from(error.to_string())
+            }
             (CallError::Refused { problem, .. }, Some(kind)) => {
                 let summary = format!("it answered {}: {}", kind.status(), kind.title());
                 Self::with_detail(summary, Some(&problem.detail))

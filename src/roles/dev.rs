@@ -17,6 +17,7 @@ use crate::{
     http::server::Shutdown,
     node::{self, NodeError},
     orchestrator::{self, ModelSettings, RequireInference},
+    tls::Trust,
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -65,6 +66,7 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             orchestrator: running.control_url(),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
             pin: running.pin(),
+            ca_file: None,
             psk: running.psk(),
             is_join_token: false,
             slug: identity.slug.unwrap_or_else(default_slug),
@@ -101,7 +103,7 @@ async fn on_ready(
 ) -> Result<(), Failure> {
     let gateway = running.gateway_url();
     let tokens = running.admin_session().await?;
-    client::credentials::store(&gateway, "admin", tokens)?;
+    client::credentials::store(&gateway, "admin", tokens, &Trust::new(running.pin(), None))?;
     print_stdout(&format!(
         "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
     ))?;

@@ -10,7 +10,9 @@ use crate::{
     api::{
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
-        nodes::{InferenceMode, check_model, check_slug, check_url, slug_from_host_name},
+        nodes::{
+            InferenceMode, check_model, check_plain_url, check_slug, check_url, slug_from_host_name,
+        },
         problem::Problem,
     },
     cli::{
@@ -105,6 +107,12 @@ pub(super) fn validate_url(flag: &str, url: String) -> Result<String, Failure> {
     Ok(url)
 }
 
+fn validate_plain_url(flag: &str, url: &str) -> Result<String, Failure> {
+    check_plain_url("", url)
+        .map_err(|problem| Failure::usage(format!("{flag} {}", problem.detail)))?;
+    Ok(url.to_owned())
+}
+
 pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, String>, Failure> {
     pairs
         .iter()
@@ -114,7 +122,7 @@ pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, Stri
             })?;
             Ok((
                 slug.to_owned(),
-                validate_url("--worker-url", url.to_owned())?,
+                validate_plain_url("--worker-url", url)?,
             ))
         })
         .collect()
@@ -199,10 +207,11 @@ pub(super) fn node_settings(
     let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
     Ok(node::Settings {
         orchestrator: credentials.orchestrator,
-        pin: credentials.pin,
         orchestrator_timeout: args
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
+        pin: args.trust.pin.or(credentials.pin),
+        ca_file: args.trust.ca_file,
         psk: credentials.psk,
         is_join_token: credentials.is_join_token,
         slug: args.identity.slug.unwrap_or_else(default_slug),

@@ -30,6 +30,7 @@ proptest! {
     fn port_numbers_are_validated(port in prop_oneof!["[0-9]{0,6}", "(0|00080|80|65535|65536|080|\\+80|-1)"], path in "(/[a-z]{0,3}){0,2}") {
         names::url(&format!("http://box:{port}{path}"));
         names::url(&format!("HTTP://[::1]:{port}{path}"));
+        names::url(&format!("https://box:{port}{path}"));
         names::url(&format!("http://10.0.0.1:{port}{path}"));
     }
 

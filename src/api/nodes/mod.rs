@@ -35,6 +35,7 @@ pub use registration::*;
 pub use report::effective_timeout_seconds;
 pub use validation::{
     LABEL_PATTERN, MAX_LABELS, MAX_TEXT_BYTES, MIN_PSK_CHARS, SLUG_PATTERN, check_label,
-    check_model, check_psk, check_slug, check_url, check_worker_url, slug_from_host_name,
+    check_model, check_plain_url, check_psk, check_slug, check_url, check_worker_url,
+    slug_from_host_name,
 };
 pub use view::*;

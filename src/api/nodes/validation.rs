@@ -116,7 +116,7 @@ pub(super) fn check_text(pointer: &str, text: Option<&str>) -> Result<(), Proble
     }
 }
 
-/// Checks a URL: `http://host[:port][/path]`, without user, query or fragment.
+/// Checks a URL: `http://host[:port][/path]` or the same with `https`, without user, query or fragment.
 pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     let wrong = |detail: &str| Err(Problem::field(pointer, detail));
     if url.len() > MAX_URL_BYTES {
@@ -129,10 +129,11 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     };
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let host = uri.host().unwrap_or_default();
-    if uri.scheme_str() != Some("http") || !is_host(host) || authority.contains('@') {
-        return wrong("must be http://host[:port] without a user name");
+    let is_known = matches!(uri.scheme_str(), Some("http" | "https"));
+    if !is_known || !is_host(host) || authority.contains('@') {
+        return wrong("must be http://host[:port] or https://host[:port] without a user name");
     }
-    // The parser ignores an invalid port, and the call would go to port 80.
+    // The parser ignores an invalid port, and the call would go to the default one.
     let port = authority.strip_prefix(host).unwrap_or_default();
     let is_port = |port: &str| port.parse::<NonZeroU16>().is_ok();
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
@@ -144,10 +145,23 @@ pub fn check_url(pointer: &str, url: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Same as [`check_url`], without encryption: Worker APIs speak no TLS.
+pub fn check_plain_url(pointer: &str, url: &str) -> Result<(), Problem> {
+    check_url(pointer, url)?;
+    let uri = url.parse::<http::Uri>().ok();
+    if uri.is_some_and(|uri| uri.scheme_str() == Some("http")) {
+        return Ok(());
+    }
+    Err(Problem::field(
+        pointer,
+        "must be http://host[:port]; Worker APIs speak no TLS",
+    ))
+}
+
 /// Checks the URL of a Worker API: `http://host[:port]`. The orchestrator adds the paths, so that a node can't
 /// choose which one is called.
 pub fn check_worker_url(pointer: &str, url: &str) -> Result<(), Problem> {
-    check_url(pointer, url)?;
+    check_plain_url(pointer, url)?;
     let path = url.parse::<http::Uri>().ok();
     if path.is_some_and(|uri| ["", "/"].contains(&uri.path())) {
         return Ok(());
@@ -182,14 +196,17 @@ mod tests {
             "http://box.local/x",
             "http://[::1]:1",
             "http://my_box-1",
+            "https://box",
+            "https://[::1]:12082/x",
         ] {
             assert!(check_url("/u", good).is_ok(), "{good}");
         }
         for bad in [
             "",
             "box:1",
-            "https://box",
             "ftp://box",
+            "https://u@box",
+            "https://",
             "http://",
             "http://u@box",
             "http://box/?q",
@@ -214,6 +231,7 @@ mod tests {
             assert!(check_worker_url("/u", good).is_ok(), "{good}");
         }
         for bad in [
+            "https://box:1",
             "http://box:1/x",
             "http://box:1//",
             "http://box/?q",

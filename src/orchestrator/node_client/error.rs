@@ -105,6 +105,7 @@ fn slug(error: &CallError) -> &str {
 fn kind(error: &CallError) -> NodeCallErrorKind {
     let status = match error {
         CallError::Malformed { .. } => return NodeCallErrorKind::Malformed,
+        CallError::Untrusted { .. } => return NodeCallErrorKind::Unreachable,
         CallError::Transport { connected, .. } => {
             return if *connected {
                 NodeCallErrorKind::Unclear

@@ -80,8 +80,10 @@ pub fn url(text: &str) {
     assert!(text.len() <= 2048);
     let visible = |c: char| !c.is_control() && !c.is_whitespace();
     assert!(text.chars().all(visible), "{text:?}");
-    assert!(text[..7].eq_ignore_ascii_case("http://"), "{text}");
-    let authority = text[7..].split('/').next().unwrap_or_default();
+    let (scheme, rest) = text.split_once("://").expect("a scheme");
+    let is_known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    assert!(is_known, "{text}");
+    let authority = rest.split('/').next().unwrap_or_default();
     assert!(!authority.contains(['@', '?', '#', '\\']), "{text}");
     let uri: http::Uri = format!("{}/v1/x", text.trim_end_matches('/'))
         .parse()
