@@ -1,7 +1,8 @@
 //! Flags and arguments of the client commands.
 
 use super::{
-    FileFlags, ResourceFlags, TaskArtifactsArgs, number, parse_duration, values::parse_pull,
+    FileFlags, ResourceFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
+    values::parse_pull,
 };
 use crate::api::jobs::PullPolicy;
 use clap::{Args, Subcommand, ValueEnum, builder::UnknownArgumentValueParser};
@@ -18,6 +19,8 @@ pub struct ClientFlags {
         help_heading = "Connection"
     )]
     pub gateway_url: Option<String>,
+    #[command(flatten)]
+    pub trust: TrustFlags,
     /// Output format
     #[arg(long, short, env = "CYNODE_OUTPUT", default_value = "text")]
     pub output: OutputFormat,

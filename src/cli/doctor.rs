@@ -1,6 +1,8 @@
 //! Flags of `doctor`: flags of the roles that its checks depend on, and its own.
 
-use super::{DataDirFlags, OutputFormat, PodmanFlags, StorageFlags, number, parse_listen};
+use super::{
+    DataDirFlags, OutputFormat, PodmanFlags, StorageFlags, TrustFlags, number, parse_listen,
+};
 use crate::api::nodes::InferenceMode;
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf};
@@ -53,6 +55,8 @@ pub struct DoctorArgs {
         help_heading = "Connection"
     )]
     pub control_listen: SocketAddr,
+    #[command(flatten)]
+    pub trust: TrustFlags,
     #[command(flatten)]
     pub podman: PodmanFlags,
     #[command(flatten)]

@@ -5,7 +5,10 @@ use super::{
     EngineFlags, LogFlags, ModelQueueFlags, OrchestratorFlags, OutputFormat, SandboxFlags, number,
     old_names::variable, parse_duration, parse_listen,
 };
-use crate::api::nodes::{GpuShare, InferenceMode};
+use crate::{
+    api::nodes::{GpuShare, InferenceMode},
+    tls::Pin,
+};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -43,6 +46,27 @@ pub struct JoinFlags {
     /// Read the join token from a file, or from stdin with - (or CYNODE_JOIN_FILE)
     #[arg(long, value_name = "FILE")]
     pub join_file: Option<PathBuf>,
+}
+
+/// Trust in an orchestrator at an `https://` URL.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TrustFlags {
+    /// Trust only the server with this pin, sha256:…, which the orchestrator prints at its start; for https:// URLs
+    #[arg(
+        long,
+        env = "CYNODE_PIN",
+        value_name = "PIN",
+        help_heading = "Connection"
+    )]
+    pub pin: Option<Pin>,
+    /// Trust the authorities in this PEM file, too, besides the system's; not used with a pin
+    #[arg(
+        long,
+        env = "CYNODE_CA_FILE",
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Names and labels of a node.
@@ -117,7 +141,7 @@ pub struct NodeArgs {
     /// Settings in YAML; flags and variables override it [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// URL of the orchestrator's control plane, such as http://192.168.1.5:12082
+    /// URL of the orchestrator's control plane, such as https://192.168.1.5:12082
     #[arg(
         long,
         env = "CYNODE_ORCHESTRATOR",
@@ -142,6 +166,8 @@ pub struct NodeArgs {
         help_heading = "Connection"
     )]
     pub advertise_url: Option<String>,
+    #[command(flatten)]
+    pub trust: TrustFlags,
     #[command(flatten)]
     pub psk: PskFlags,
     #[command(flatten)]

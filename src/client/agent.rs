@@ -1,6 +1,7 @@
-//! Connections to a gateway: limits of time, and name resolution.
+//! Connections to a gateway: limits of time, name resolution, and encryption.
 
-use crate::http::resolve;
+use super::tls::TlsLayer;
+use crate::{http::resolve, tls::Trust};
 use http::Uri;
 use std::{net::SocketAddr, time::Duration};
 use ureq::{
@@ -8,15 +9,15 @@ use ureq::{
     config::Config,
     unversioned::{
         resolver::{ResolvedSocketAddrs, Resolver},
-        transport::{DefaultConnector, NextTimeout},
+        transport::{Connector as _, DefaultConnector, NextTimeout},
     },
 };
 
 /// Time for a connection to be made, name resolution included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// HTTP client with these times for the head of an answer, and between two pieces of one.
-pub(super) fn agent(answer_timeout: Duration, read_timeout: Duration) -> Agent {
+/// HTTP client with this trust, and these times for the head of an answer and between two pieces of one.
+pub(super) fn agent(trust: &Trust, answer_timeout: Duration, read_timeout: Duration) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .proxy(None)
@@ -28,7 +29,8 @@ pub(super) fn agent(answer_timeout: Duration, read_timeout: Duration) -> Agent {
         .timeout_per_read(Some(read_timeout))
         .user_agent(concat!("cynode/", env!("CARGO_PKG_VERSION")))
         .build();
-    Agent::with_parts(config, DefaultConnector::default(), HostResolver)
+    let connector = DefaultConnector::default().chain(TlsLayer(trust.clone()));
+    Agent::with_parts(config, connector, HostResolver)
 }
 
 /// Resolver that uses the same name resolution as the rest of this binary; see [`resolve`].
@@ -53,7 +55,7 @@ impl Resolver for HostResolver {
             .map_err(|_| ureq::Error::HostNotFound)??;
         let mut addresses = self.empty();
         for ip in found.into_iter().take(16) {
-            addresses.push(SocketAddr::new(ip, uri.port_u16().unwrap_or(80)));
+            addresses.push(SocketAddr::new(ip, resolve::port_of(uri)));
         }
         if addresses.is_empty() {
             Err(ureq::Error::HostNotFound)

@@ -1,8 +1,12 @@
 //! Client of the User API, with the login that belongs to it.
 
+mod send;
+mod trust;
+
+pub(super) use send::Payload;
+
 use super::{
     agent::agent,
-    connection,
     credentials::{self, Credentials, not_logged_in},
     flags::in_flags,
     print::clean,
@@ -18,11 +22,13 @@ use crate::{
     exit::{Exit, Failure},
     http::{MAX_BODY_BYTES, request::parse_json},
     inference::chat::error_of,
+    tls::Trust,
 };
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io::Read, time::Duration};
-use ureq::{Agent, Body, SendBody};
+use trust::trust_in;
+use ureq::{Agent, Body};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:12080";
 /// Time without a byte after which a connection counts as dead, as after a laptop's sleep.
@@ -36,36 +42,11 @@ const MAX_ERROR_BYTES: u64 = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct ApiClient {
     agent: Agent,
+    trust: Trust,
     pub(super) url: String,
     /// Token of `CYNODE_TOKEN`, which stands in for a login.
     fixed_token: Option<String>,
     access_token: Option<String>,
-}
-
-/// Body of a request.
-pub(super) enum Payload<'a> {
-    None,
-    /// Bytes of a media type.
-    Bytes(&'a [u8], &'static str),
-    /// Bytes that are read while they are sent, and their number.
-    Stream(&'a mut dyn Read, u64),
-    /// Bytes that are read while they are sent, whose end is not known yet.
-    Chunks(&'a mut dyn Read),
-}
-
-impl<'a> Payload<'a> {
-    fn json(bytes: Option<&'a [u8]>) -> Self {
-        bytes.map_or(Self::None, |bytes| Self::Bytes(bytes, "application/json"))
-    }
-
-    fn reborrow(&mut self) -> Payload<'_> {
-        match self {
-            Self::None => Payload::None,
-            Self::Bytes(bytes, kind) => Payload::Bytes(bytes, kind),
-            Self::Stream(reader, length) => Payload::Stream(reader, *length),
-            Self::Chunks(reader) => Payload::Chunks(reader),
-        }
-    }
 }
 
 impl ApiClient {
@@ -89,13 +70,15 @@ impl ApiClient {
         crate::api::nodes::check_url("", &url).map_err(|problem| {
             Failure::usage(format!("the gateway URL {url:?} {}", problem.detail))
         })?;
+        let trust = trust_in(&url, &client.trust, &credentials.servers)?;
         let access_token = credentials
             .logins
             .get(&url)
             .map(|login| login.access_token.clone());
         Ok(Self {
             // The gateway sends a keep-alive at least every 15 s on a stream.
-            agent: agent(ANSWER_TIMEOUT, READ_TIMEOUT),
+            agent: agent(&trust, ANSWER_TIMEOUT, READ_TIMEOUT),
+            trust,
             url,
             fixed_token,
             access_token,
@@ -106,7 +89,8 @@ impl ApiClient {
     #[cfg(test)]
     pub(super) fn of_test(url: String) -> Self {
         Self {
-            agent: agent(ANSWER_TIMEOUT, READ_TIMEOUT),
+            agent: agent(&Trust::default(), ANSWER_TIMEOUT, READ_TIMEOUT),
+            trust: Trust::default(),
             url,
             fixed_token: Some("token".to_owned()),
             access_token: None,
@@ -116,7 +100,7 @@ impl ApiClient {
     /// Same client for a call whose answer may take as long as `limit`.
     pub(super) fn with_patience(&self, limit: Duration) -> Self {
         Self {
-            agent: agent(limit, limit),
+            agent: agent(&self.trust, limit, limit),
             ..self.clone()
         }
     }
@@ -124,7 +108,7 @@ impl ApiClient {
     /// Gives this client new connections, with `limit` for the head of an answer and between two pieces of it. Another
     /// thread ends the calls that use them, at once, by [`Agent::shutdown`] of the returned agent.
     pub(super) fn reconnect(&mut self, limit: Duration) -> Agent {
-        self.agent = agent(limit, limit);
+        self.agent = agent(&self.trust, limit, limit);
         self.agent.clone()
     }
 
@@ -255,55 +239,6 @@ impl ApiClient {
         })?;
         self.access_token = Some(renewed.access_token.clone());
         self.send(method, path, Some(&renewed.access_token), headers, body)
-    }
-
-    fn send(
-        &self,
-        method: &Method,
-        path: &str,
-        token: Option<&str>,
-        headers: &[(&str, &str)],
-        body: Payload<'_>,
-    ) -> Result<http::Response<Body>, Failure> {
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let answer = match body {
-            Payload::Bytes(body, kind) => {
-                let request = request.header(header::CONTENT_TYPE, kind).body(body);
-                self.agent.run(request.map_err(Failure::internal)?)
-            }
-            Payload::Stream(mut body, length) => {
-                let request = request
-                    .header(header::CONTENT_TYPE, "application/octet-stream")
-                    .header(header::CONTENT_LENGTH, length)
-                    .header(header::EXPECT, "100-continue")
-                    .body(SendBody::from_reader(&mut body));
-                self.agent.run(request.map_err(Failure::internal)?)
-            }
-            Payload::Chunks(mut body) => {
-                let request = request
-                    .header(header::CONTENT_TYPE, "application/octet-stream")
-                    .header(header::EXPECT, "100-continue")
-                    .body(SendBody::from_reader(&mut body));
-                self.agent.run(request.map_err(Failure::internal)?)
-            }
-            Payload::None => self.agent.run(request.body(()).map_err(Failure::internal)?),
-        };
-        answer.map_err(|error| {
-            let text = format!(
-                "can't reach the orchestrator at {}: {}\nIs it running there? Name another with --gateway-url.",
-                self.url,
-                connection::reason(&error)
-            );
-            Failure::new(Exit::Unreachable, text)
-        })
     }
 
     /// A successful answer; else the failure, in terms of the command line. Calls of models have the errors of their API.

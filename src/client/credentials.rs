@@ -9,6 +9,7 @@ use crate::{
     exit::{Exit, Failure},
     files::{STALE_AGE, remove_temporary_files},
     http::request::parse_json,
+    tls::{Pin, Trust},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -30,6 +31,30 @@ pub struct StoredLogin {
     pub refresh_token: String,
 }
 
+/// Trust in a gateway, for later commands.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct KnownServer {
+    /// Pin of its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+    /// Authorities to trust besides the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl KnownServer {
+    fn of(trust: &Trust) -> Self {
+        let ca_file = trust.ca_file().map(|path| {
+            // Later commands may run in other directories.
+            std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+        });
+        Self {
+            pin: trust.pin().cloned(),
+            ca_file,
+        }
+    }
+}
+
 /// Logins of this user.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Credentials {
@@ -39,6 +64,9 @@ pub struct Credentials {
     /// Logins by gateway URL.
     #[serde(default)]
     pub logins: BTreeMap<String, StoredLogin>,
+    /// Trust in gateways, by URL. It outlives a session that ends, but not a logout.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub servers: BTreeMap<String, KnownServer>,
 }
 
 /// Lock that keeps other processes from changing the file.
@@ -100,22 +128,29 @@ fn login_of(handle: &str, tokens: Tokens) -> StoredLogin {
     }
 }
 
-/// Stores a login, and makes its gateway the current one.
-pub fn store(gateway: &str, handle: &str, tokens: Tokens) -> Result<(), Failure> {
+/// Stores a login and the trust in its gateway, and makes the gateway the current one.
+pub fn store(gateway: &str, handle: &str, tokens: Tokens, trust: &Trust) -> Result<(), Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
     credentials.current = Some(gateway.to_owned());
     credentials
         .logins
         .insert(gateway.to_owned(), login_of(handle, tokens));
+    credentials
+        .servers
+        .insert(gateway.to_owned(), KnownServer::of(trust));
+    credentials
+        .servers
+        .retain(|_, server| server.pin.is_some() || server.ca_file.is_some());
     save(&credentials, &locked)
 }
 
-/// Removes a login; returns it when there was one.
+/// Removes a login, and the trust in its gateway; returns the login when there was one.
 pub fn remove(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
     let login = credentials.logins.remove(gateway);
+    credentials.servers.remove(gateway);
     save(&credentials, &locked)?;
     Ok(login)
 }

@@ -1,18 +1,27 @@
 //! `cynode login`, `logout` and `whoami`.
 
-use super::{api_client::ApiClient, credentials, print};
+use super::{api_client::ApiClient, confirm::confirm, connection, credentials, print};
 use crate::{
     api::auth::{Login, Logout, Tokens, User},
     cli::{ClientFlags, LoginArgs, OutputFormat},
     exit::Failure,
     secrets::read_secret,
     terminal,
+    tls::{self, Cause, Untrusted},
 };
 use http::Method;
 
 /// Logs in with a password and stores the tokens.
 pub fn login(args: LoginArgs) -> Result<(), Failure> {
-    let api = ApiClient::from_args(&args.client)?;
+    let mut api = ApiClient::from_args(&args.client)?;
+    if tls::is_exposed(&api.url) {
+        print::note(&format!(
+            "warning: {} is not encrypted: your password and output can be read on the network; start the orchestrator \
+             with --tls on and write https:// in the URL",
+            api.url
+        ));
+    }
+    introduce(&mut api)?;
     let password = match read_secret(
         "--password-file",
         args.password_file.as_deref(),
@@ -34,13 +43,37 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
         password,
     };
     let tokens: Tokens = api.call_anonymous(Method::POST, "/v1/auth/login", Some(&body))?;
-    credentials::store(&api.url, &args.handle, tokens)?;
+    credentials::store(&api.url, &args.handle, tokens, api.trust())?;
     print::note(&format!("Logged in as {} at {}.", args.handle, api.url));
     if api.has_fixed_token() {
         print::note(
             "CYNODE_TOKEN is set and takes precedence over this login; unset it to use the login.",
         );
     }
+    Ok(())
+}
+
+/// Asks whether the key of the gateway is the right one, where neither a pin nor an authority vouches for it. The
+/// password goes nowhere before that.
+fn introduce(api: &mut ApiClient) -> Result<(), Failure> {
+    let Some(found) = api.unknown_key()? else {
+        return Ok(());
+    };
+    if !terminal::is_interactive() {
+        let cause = Cause::UnknownIssuer;
+        return Err(connection::not_trusted(
+            &api.url,
+            &Untrusted { found, cause },
+        ));
+    }
+    let question = format!(
+        "{} has a key that no authority vouches for. Its pin:\n\n  {found}\n  (in short: {})\n\nIs this what the \
+         orchestrator printed?",
+        api.url,
+        found.short()
+    );
+    confirm(&question, false)?;
+    api.trust_key(found);
     Ok(())
 }
 

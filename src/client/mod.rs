@@ -39,6 +39,7 @@ mod stdin;
 pub mod task;
 mod task_end;
 mod task_get;
+mod tls;
 mod transfer;
 mod upload;
 pub mod usage;

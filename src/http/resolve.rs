@@ -56,6 +56,13 @@ pub async fn resolve_host(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok(found.iter().collect())
 }
 
+/// Port of a URL: its own, or the one of its scheme.
+pub fn port_of(url: &Uri) -> u16 {
+    let is_encrypted = url.scheme() == Some(&Scheme::HTTPS);
+    url.port_u16()
+        .unwrap_or(if is_encrypted { 443 } else { 80 })
+}
+
 /// Address that a host is a literal of; `None` for a name.
 fn parse_literal(host: &str) -> Option<IpAddr> {
     let literal = host.trim_start_matches('[').trim_end_matches(']');
@@ -158,7 +165,9 @@ impl tower::Service<Uri> for Connector {
             };
             let encrypted = timeout(HANDSHAKE_TIMEOUT, trust.connect(&host, stream)).await;
             let encrypted = encrypted.map_err(|_| {
-                io::Error::other("no TLS handshake within 5 s; check that the URL is that of an orchestrator")
+                io::Error::other(
+                    "no TLS handshake within 5 s; check that the URL is that of an orchestrator",
+                )
             })?;
             Ok(TokioIo::new(encrypted?))
         }

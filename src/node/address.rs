@@ -52,7 +52,7 @@ async fn local_address(bound: SocketAddr, orchestrator: &str) -> io::Result<IpAd
     let found = resolve::resolve_host(uri.host().unwrap_or_default()).await?;
     let mut failed = io::Error::other("its name has no address");
     for target in found {
-        match route_source(target, uri.port_u16().unwrap_or(80)) {
+        match route_source(target, resolve::port_of(&uri)) {
             Ok(ip) => return Ok(ip),
             Err(error) => failed = error,
         }

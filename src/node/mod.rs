@@ -31,13 +31,13 @@ use crate::{
         client::CallError,
         server::{Shutdown, shutdown_requested},
     },
-    tls::Pin,
+    tls::{self, Pin, Trust},
     wait,
     worker::{self, Worker},
 };
 use inference::ModelServerManager;
 use register::Node;
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use zeroize::Zeroizing;
 
@@ -52,6 +52,8 @@ pub struct Settings {
     pub orchestrator_timeout: Duration,
     /// Pin of the orchestrator's key, for an `https://` URL; nothing else is trusted then.
     pub pin: Option<Pin>,
+    /// Authorities to trust besides the system's, where there is no pin.
+    pub ca_file: Option<PathBuf>,
     /// Pre-shared key, or the secret of a join token.
     pub psk: Zeroizing<String>,
     /// Whether the secret is that of a join token.
@@ -157,6 +159,12 @@ impl Settings {
         };
         flag("--slug", check_slug("", &self.slug))?;
         flag("--orchestrator", check_url("", &self.orchestrator))?;
+        if self.pin.is_some() && !tls::is_encrypted(&self.orchestrator) {
+            return Err(NodeError::InvalidSetting(
+                "--pin needs an encrypted connection; write https:// in the URL of --orchestrator"
+                    .to_owned(),
+            ));
+        }
         if self.labels.len() > MAX_LABELS {
             return Err(NodeError::InvalidSetting(format!(
                 "a node has at most {MAX_LABELS} labels; remove some --label"
@@ -170,6 +178,11 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// Rule by which the orchestrator is trusted.
+    pub(crate) fn trust(&self) -> Trust {
+        Trust::new(self.pin.clone(), self.ca_file.clone())
+    }
 }
 
 /// Starts a node. Returns when the orchestrator can schedule jobs on it. Calls `on_prepared` before the registration:
@@ -181,6 +194,13 @@ pub async fn start(
     on_prepared: impl FnOnce(),
 ) -> Result<RunningNode, NodeError> {
     settings.check()?;
+    if tls::is_exposed(&settings.orchestrator) {
+        tracing::warn!(
+            orchestrator = %settings.orchestrator,
+            "calls of the orchestrator are not encrypted: the pre-shared key and output can be read on the network; \
+             start the orchestrator with --tls on and write https:// in the URL"
+        );
+    }
     let ephemeral = settings.ephemeral;
     let (closing, is_closing) = watch::channel(false);
     let mut node = tokio::select! {

@@ -9,6 +9,7 @@ use crate::{
     },
     backoff::Backoff,
     http::client::{CallError, Client},
+    tls,
     worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
@@ -44,12 +45,12 @@ pub(super) struct Registration {
 impl OrchestratorClient {
     pub(super) fn new(
         orchestrator: &str,
-        answer_timeout: Duration,
+        client: Client,
         psk: Zeroizing<String>,
         state: StateFiles,
     ) -> Self {
         Self {
-            client: Client::with_answer_timeout(answer_timeout),
+            client,
             register_url: format!("{}/v1/nodes/register", orchestrator.trim_end_matches('/')),
             psk,
             state,
@@ -85,6 +86,7 @@ impl OrchestratorClient {
         check_version("", bootstrap.version)
             .and_then(|()| bootstrap.check())
             .map_err(|problem| NodeError::unusable_answer("registration", &problem))?;
+        self.check_encrypted(&bootstrap)?;
         self.state.write_session(&bootstrap);
         let lifetime = bootstrap.token_lifetime();
         let endpoints = bootstrap.orchestrator.endpoints;
@@ -95,6 +97,27 @@ impl OrchestratorClient {
             config_url: endpoints.node_config_url,
             inference_url: endpoints.inference_url,
             expires_at: lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime)),
+        })
+    }
+
+    /// Refuses URLs without encryption from an orchestrator that is called with it: the node's token would be readable
+    /// on the network.
+    fn check_encrypted(&self, bootstrap: &Bootstrap) -> Result<(), NodeError> {
+        if !tls::is_encrypted(&self.register_url) {
+            return Ok(());
+        }
+        let urls = bootstrap.urls().into_iter();
+        let plain = urls
+            .filter_map(|(name, url)| Some((name, url?)))
+            .find(|(_, url)| !tls::is_encrypted(url));
+        plain.map_or(Ok(()), |(name, url)| {
+            Err(NodeError::UnusableAnswer {
+                what: "registration",
+                detail: format!(
+                    "{name} is {url:.255}, which is not encrypted, although this node registers over https://; start \
+                     the orchestrator with --tls on or with an https:// URL in --public-url"
+                ),
+            })
         })
     }
 
@@ -110,6 +133,7 @@ impl OrchestratorClient {
     pub(super) fn models(&self) -> Option<OrchestratorModels> {
         let registration = self.registration.as_ref()?;
         Some(OrchestratorModels {
+            client: self.client.clone(),
             url: registration.inference_url.clone()?,
             token: registration.jwt.clone(),
         })

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::nodes::{ConfigAck, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
-    http::client::CallError,
+    http::client::{CallError, Client},
     retry::retry_if,
     worker::{self, AccessGrant, PreparedWorker, Worker},
 };
@@ -103,7 +103,7 @@ impl Node {
         Ok(Self {
             orchestrator: OrchestratorClient::new(
                 &settings.orchestrator,
-                settings.orchestrator_timeout,
+                Client::with_trust(settings.trust(), settings.orchestrator_timeout),
                 settings.psk.clone(),
                 StateFiles::open(data_dir)?,
             ),

@@ -39,7 +39,9 @@ impl From<EngineError> for Failure {
 impl From<NodeError> for Failure {
     fn from(error: NodeError) -> Self {
         let exit = match &error {
-            NodeError::WrongPsk | NodeError::WrongJoinToken => Exit::NotAllowed,
+            NodeError::WrongPsk
+            | NodeError::WrongJoinToken
+            | NodeError::Call(CallError::Untrusted { .. }) => Exit::NotAllowed,
             NodeError::InvalidSetting(_) => Exit::Usage,
             NodeError::UnusableAnswer { .. } | NodeError::Call(CallError::Malformed { .. }) => {
                 Exit::Invalid

@@ -140,7 +140,12 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<Vec<String>, Failure> {
     // A setting that the file leaves to flags counts as given.
     if files.join.is_none() && !has_join_variable() {
         let orchestrator = args.orchestrator.or(doctor.orchestrator.clone());
-        args.orchestrator = orchestrator.or_else(|| Some("http://127.0.0.1".to_owned()));
+        let unknown = if args.trust.pin.is_some() {
+            "https://127.0.0.1"
+        } else {
+            "http://127.0.0.1"
+        };
+        args.orchestrator = orchestrator.or_else(|| Some(unknown.to_owned()));
         if files.psk.is_none() && !has_psk_variable() {
             args.psk.psk = Some(PLACEHOLDER_PSK.to_owned());
         }

@@ -12,6 +12,7 @@ use crate::{
     cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs},
     exit::Failure,
     terminal::print_note,
+    tls::Pin,
 };
 use aliases::Alias;
 use serde::Deserialize;
@@ -55,6 +56,8 @@ pub(crate) struct NodeFile {
 #[serde(deny_unknown_fields, default)]
 struct OrchestratorSection {
     url: Option<String>,
+    pin: Option<Pin>,
+    ca_file: Option<PathBuf>,
     psk_file: Option<PathBuf>,
     join_file: Option<PathBuf>,
     registration_psk_file: Option<PathBuf>,
@@ -225,6 +228,7 @@ impl NodeFile {
         let paths = [
             &mut file.orchestrator.psk_file,
             &mut file.orchestrator.join_file,
+            &mut file.orchestrator.ca_file,
             &mut file.storage.data_dir,
             &mut file.storage.jobs_dir,
         ];
@@ -244,6 +248,8 @@ impl NodeFile {
     /// variable overrides them, but not the flag.
     pub(crate) fn apply_to(self, args: &mut NodeArgs) -> CredentialFiles {
         set_default(&mut args.orchestrator, self.orchestrator.url);
+        set_default(&mut args.trust.pin, self.orchestrator.pin);
+        set_default(&mut args.trust.ca_file, self.orchestrator.ca_file);
         set_default(&mut args.orchestrator_timeout, self.orchestrator.timeout);
         let (identity, file) = (&mut args.identity, self.node);
         set_default(&mut identity.slug, file.slug);
@@ -299,6 +305,8 @@ impl NodeFile {
             .url
             .or_else(|| url_of_token(section.join_file.as_deref()?));
         set_default(&mut args.orchestrator, url);
+        set_default(&mut args.trust.pin, section.pin);
+        set_default(&mut args.trust.ca_file, section.ca_file);
         set_default(&mut args.worker_listen, self.worker_api.listen);
         set_default(&mut args.podman.engine, self.sandbox.engine);
         set_default(&mut args.podman.engine_runtime, self.sandbox.runtime);

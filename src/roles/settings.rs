@@ -25,6 +25,7 @@ use crate::{
     node, orchestrator,
     secrets::read_secret,
     store::{QueueLimits, Retention, SandboxLimits},
+    tls::Trust,
     worker,
 };
 use std::{collections::HashMap, net::Ipv4Addr, path::PathBuf, time::Duration};
@@ -120,10 +121,7 @@ pub(super) fn parse_worker_urls(pairs: &[String]) -> Result<HashMap<String, Stri
             let (slug, url) = pair.split_once('=').ok_or_else(|| {
                 Failure::usage(format!("--worker-url {pair:?}: expected SLUG=URL"))
             })?;
-            Ok((
-                slug.to_owned(),
-                validate_plain_url("--worker-url", url)?,
-            ))
+            Ok((slug.to_owned(), validate_plain_url("--worker-url", url)?))
         })
         .collect()
 }
@@ -205,12 +203,20 @@ pub(super) fn node_settings(
     };
     let flags = (&args.psk, &args.join);
     let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
+    let pin = args.trust.pin.or(credentials.pin);
+    if args.trust.ca_file.is_some() {
+        // Before the role starts: an unreadable file is a wrong setting.
+        let trust = Trust::new(pin.clone(), args.trust.ca_file.clone());
+        trust
+            .config()
+            .map_err(|error| Failure::usage(error.to_string()))?;
+    }
     Ok(node::Settings {
         orchestrator: credentials.orchestrator,
         orchestrator_timeout: args
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
-        pin: args.trust.pin.or(credentials.pin),
+        pin,
         ca_file: args.trust.ca_file,
         psk: credentials.psk,
         is_join_token: credentials.is_join_token,

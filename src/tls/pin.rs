@@ -2,6 +2,7 @@
 
 use crate::digest::sha256_hex;
 use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use webpki::EndEntityCert;
 
@@ -15,7 +16,8 @@ const GROUP_DIGITS: usize = 4;
 
 /// SHA-256 of the public key of a server (its `SubjectPublicKeyInfo` in DER, as in RFC 7469), written `sha256:<hex>`.
 /// It is no secret.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Pin(String);
 
 /// Text that is no pin.
@@ -46,6 +48,20 @@ impl Pin {
 impl fmt::Display for Pin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{ALGORITHM}{}", self.0)
+    }
+}
+
+impl From<Pin> for String {
+    fn from(pin: Pin) -> Self {
+        pin.to_string()
+    }
+}
+
+impl TryFrom<String> for Pin {
+    type Error = PinError;
+
+    fn try_from(text: String) -> Result<Self, PinError> {
+        text.parse()
     }
 }
 

@@ -115,8 +115,9 @@ fn authorities(ca_file: Option<&Path>) -> io::Result<Option<Arc<WebPkiServerVeri
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(system.certs);
     if let Some(path) = ca_file {
-        add_file(&mut roots, path)
-            .map_err(|reason| io::Error::other(format!("--ca-file {}: {reason}", path.display())))?;
+        add_file(&mut roots, path).map_err(|reason| {
+            io::Error::other(format!("--ca-file {}: {reason}", path.display()))
+        })?;
     }
     if roots.is_empty() {
         return Ok(None);

@@ -60,6 +60,8 @@ const REFUSED: &str = "this call of Ollama's API is not served in a sandbox: an 
 
 /// Model API of the orchestrator for this node.
 pub struct OrchestratorModels {
+    /// Client that trusts the orchestrator.
+    pub client: Client,
     /// URL before the path of a call.
     pub url: String,
     /// Bearer token of the node.
@@ -69,7 +71,6 @@ pub struct OrchestratorModels {
 /// Way from sandboxes to models; cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct ModelGateway {
-    client: Client,
     access: Arc<Mutex<Option<Arc<OrchestratorModels>>>>,
 }
 
@@ -221,7 +222,7 @@ async fn forward(api: &SandboxApi, mut request: Request, endpoint: Endpoint, pat
     let (body, fault_of_body) = chunks(body);
     let sent = relay::request(endpoint, &url, headers, length, body);
     let sent = sent.map_err(|error| Problem::internal().caused_by(error))?;
-    let answer = api.gateway.client.forward(sent).await.map_err(|error| {
+    let answer = access.client.forward(sent).await.map_err(|error| {
         if let Err(problem) = fault_of_body.check() {
             return problem;
         }

@@ -75,10 +75,10 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Checks the URLs.
-    pub fn check(&self) -> Result<(), Problem> {
+    /// Names and URLs of the endpoints.
+    pub fn urls(&self) -> [(&'static str, Option<&String>); 4] {
         let endpoints = &self.orchestrator.endpoints;
-        let urls = [
+        [
             (
                 "worker_registration_url",
                 endpoints.worker_registration_url.as_ref(),
@@ -86,8 +86,12 @@ impl Bootstrap {
             ("node_report_url", Some(&endpoints.node_report_url)),
             ("node_config_url", Some(&endpoints.node_config_url)),
             ("inference_url", endpoints.inference_url.as_ref()),
-        ];
-        for (name, url) in urls {
+        ]
+    }
+
+    /// Checks the URLs.
+    pub fn check(&self) -> Result<(), Problem> {
+        for (name, url) in self.urls() {
             if let Some(url) = url {
                 check_url(&format!("/orchestrator/endpoints/{name}"), url)?;
             }

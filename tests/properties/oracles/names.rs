@@ -81,7 +81,9 @@ pub fn url(text: &str) {
     let visible = |c: char| !c.is_control() && !c.is_whitespace();
     assert!(text.chars().all(visible), "{text:?}");
     let (scheme, rest) = text.split_once("://").expect("a scheme");
-    let is_known = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let is_known = ["http", "https"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known));
     assert!(is_known, "{text}");
     let authority = rest.split('/').next().unwrap_or_default();
     assert!(!authority.contains(['@', '?', '#', '\\']), "{text}");

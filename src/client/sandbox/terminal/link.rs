@@ -5,11 +5,12 @@ use crate::{
         problem::ProblemBody,
         sandboxes::exec::{ExecEndCause, ExecStatus},
     },
-    client::{api_client::exit_of, print::clean},
-    exit::{Exit, Failure},
-    http::resolve::resolve_host,
+    client::{api_client::exit_of, connection, print::clean},
+    exit::Failure,
+    http::resolve::{port_of, resolve_host},
+    tls::{self, ClientStream, Trust, Untrusted},
 };
-use http::Uri;
+use http::{Uri, uri::Scheme};
 use serde::Deserialize;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -26,7 +27,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Connection to a terminal.
-pub(super) type Link = WebSocketStream<TcpStream>;
+pub(super) type Link = WebSocketStream<ClientStream>;
 
 /// Message of the server in text.
 #[derive(Default, Deserialize)]
@@ -53,19 +54,28 @@ pub(super) enum ConnectError {
 }
 
 /// Opens the terminal at a path of the gateway.
-pub(super) async fn connect(url: &str, path: &str, token: &str) -> Result<Link, ConnectError> {
+pub(super) async fn connect(
+    (url, trust): (&str, &Trust),
+    path: &str,
+    token: &str,
+) -> Result<Link, ConnectError> {
     let unreachable = |reason: &dyn std::fmt::Display| {
-        let text = format!(
-            "can't reach the orchestrator at {url}: {reason}\nIs it running there? Name another with --gateway-url."
-        );
-        ConnectError::Unreachable(Failure::new(Exit::Unreachable, text))
+        ConnectError::Unreachable(connection::unreachable(url, reason))
     };
-    let authority = url.strip_prefix("http://").unwrap_or(url);
-    let uri: Uri = format!("ws://{authority}{path}")
+    let gateway: Uri = url
         .parse()
         .map_err(|error| ConnectError::Refused(Failure::internal(error)))?;
-    let stream = match timeout(CONNECT_TIMEOUT, connect_tcp(&uri)).await {
-        Ok(stream) => stream.map_err(|error| unreachable(&error))?,
+    let authority = gateway
+        .authority()
+        .map_or("", |authority| authority.as_str());
+    let prefix = gateway.path().trim_end_matches('/');
+    // Of the scheme, tungstenite wants to know only that it is one of its own.
+    let uri: Uri = format!("ws://{authority}{prefix}{path}")
+        .parse()
+        .map_err(|error| ConnectError::Refused(Failure::internal(error)))?;
+    let stream = match timeout(CONNECT_TIMEOUT, open(&gateway, trust)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(not_opened(url, &error)),
         Err(_) => return Err(unreachable(&"it did not answer in time")),
     };
     let request = ClientRequestBuilder::new(uri)
@@ -83,11 +93,30 @@ pub(super) async fn connect(url: &str, path: &str, token: &str) -> Result<Link, 
     }
 }
 
+/// Failure to open a connection. One that is not trusted is no reason to try again.
+fn not_opened(url: &str, error: &io::Error) -> ConnectError {
+    if let Some(untrusted) = Untrusted::find(error) {
+        return ConnectError::Refused(connection::not_trusted(url, untrusted));
+    }
+    let reason = tls::reason(error).unwrap_or_else(|| error.to_string());
+    ConnectError::Unreachable(connection::unreachable(url, &reason))
+}
+
+async fn open(gateway: &Uri, trust: &Trust) -> io::Result<ClientStream> {
+    let stream = connect_tcp(gateway).await?;
+    if gateway.scheme() == Some(&Scheme::HTTPS) {
+        return trust
+            .connect(gateway.host().unwrap_or_default(), stream)
+            .await;
+    }
+    Ok(ClientStream::Plain(stream))
+}
+
 async fn connect_tcp(uri: &Uri) -> io::Result<TcpStream> {
     let host = uri.host().unwrap_or_default();
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for ip in resolve_host(host).await? {
-        let address = SocketAddr::new(ip, uri.port_u16().unwrap_or(80));
+        let address = SocketAddr::new(ip, port_of(uri));
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 // A key is one packet, and its echo is waited for.

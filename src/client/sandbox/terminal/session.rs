@@ -196,8 +196,8 @@ impl Session<'_> {
         let path = self.path();
         let token = self.api.token().unwrap_or_default().to_owned();
         let is_again = self.is_shown || self.program.is_running;
-        let (url, person) = (&self.api.url, &mut self.person);
-        let connected = self.runtime.block_on(connect(url, &path, &token));
+        let (gateway, person) = ((&*self.api.url, self.api.trust()), &mut self.person);
+        let connected = self.runtime.block_on(connect(gateway, &path, &token));
         let link = match connected {
             Ok(link) => link,
             Err(error) => return Attempt::Failed(error),
