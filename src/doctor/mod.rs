@@ -5,6 +5,7 @@
 //! may change then). Independent checks run at the same time. They are shown in the order in which to fix them: a later
 //! one often fails because of an earlier one.
 
+mod certificate;
 mod engine;
 mod fix;
 mod gpu;
@@ -162,7 +163,7 @@ async fn run_checks(args: &DoctorArgs, data_dir: &Path) -> Vec<Check> {
     let ((podman, gpu), mut ports, [orchestrator, clock]) = tokio::join!(
         containers,
         ports::checks(args),
-        orchestrator::checks(args.orchestrator.as_deref()),
+        orchestrator::checks(args.orchestrator.as_deref(), &args.trust),
     );
     if let (Some(port), [.., inference]) = (ports::model_server(args), &mut ports) {
         *inference = model_server::check_owner(inference.clone(), port, &podman, data_dir).await;

@@ -1,11 +1,13 @@
 //! The orchestrator: whether it can be reached from here, whether both clocks agree, and whether an orchestrator here
 //! has its database.
 
-use super::{Check, Status};
+use super::{Check, Status, certificate::add_certificate};
 use crate::{
     api::nodes::check_url,
-    http::client::{Client, ProbeResponse},
+    cli::TrustFlags,
+    http::client::{CallError, Client, ProbeResponse},
     orchestrator,
+    tls::{self, Trust},
 };
 use http::{Method, StatusCode};
 use jiff::{Timestamp, fmt::rfc2822};
@@ -25,7 +27,7 @@ const MAX_SKEW_SECONDS: u64 = 5;
 const MAX_USABLE_SKEW_SECONDS: u64 = 300;
 
 /// Sends a request to the orchestrator, and compares clocks by its answer.
-pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
+pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] {
     let Some(url) = url else {
         return [
             Check::ok(NAME, "not checked: name one with --orchestrator"),
@@ -39,7 +41,19 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
             Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ];
     }
-    let client = Client::default();
+    if flags.pin.is_some() && !tls::is_encrypted(url) {
+        let detail = "--pin needs an encrypted connection";
+        return [
+            Check::fail(
+                NAME,
+                detail,
+                "write https:// in the URL, or leave --pin out",
+            ),
+            Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
+        ];
+    }
+    let trust = Trust::new(flags.pin.clone(), flags.ca_file.clone());
+    let client = Client::with_trust(trust.clone(), REQUEST_TIMEOUT);
     // Only the control plane has this path, for POST.
     let address = format!("{}/v1/nodes/register", url.trim_end_matches('/'));
     let began = Instant::now();
@@ -52,19 +66,29 @@ pub(super) async fn checks(url: Option<&str>) -> [Check; 2] {
         Ok(look) => {
             // The answer was sent about midway through the call.
             let middle = Timestamp::now() - took / 2;
-            [reached(url, &look, took), clock(&look, middle)]
+            let mut reached = reached(url, &look, took);
+            if reached.status == Status::Ok && tls::is_encrypted(url) {
+                reached = add_certificate(reached, url, &trust).await;
+            }
+            [reached, clock(&look, middle)]
         }
         Err(error) => [
-            Check::fail(
-                NAME,
-                error.to_string(),
-                format!(
-                    "start the orchestrator, check that {url} is its control plane (--control-listen there), and that no firewall blocks the connection"
-                ),
-            ),
+            not_reached(url, &error),
             Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ],
     }
+}
+
+fn not_reached(url: &str, error: &CallError) -> Check {
+    let fix = match error {
+        CallError::Untrusted { .. } => {
+            "compare the pin with the one that the orchestrator prints at its start; then use it with --pin, or correct the certificate or this machine's clock".to_owned()
+        }
+        _ => format!(
+            "start the orchestrator, check that {url} is its control plane (--control-listen there), and that no firewall blocks the connection"
+        ),
+    };
+    Check::fail(NAME, error.to_string(), fix)
 }
 
 /// Checks that the state of an orchestrator in the data directory is complete.

@@ -2,6 +2,7 @@
 
 use super::{Trust, server_name};
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use rustls::pki_types::CertificateDer;
 use std::{
     io,
     pin::Pin,
@@ -37,6 +38,16 @@ impl Trust {
         };
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         Ok(ClientStream::Tls(Box::new(stream)))
+    }
+}
+
+impl ClientStream {
+    /// Certificate of the server; `None` without encryption.
+    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
     }
 }
 
