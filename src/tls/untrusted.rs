@@ -32,7 +32,8 @@ impl Cause {
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 Self::NotYetValid
             }
-            CertificateError::UnknownIssuer => Self::UnknownIssuer,
+            // A bad signature: an authority of the same name has another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::UnknownIssuer,
             // The certificate is its own authority, as some tools make them.
             CertificateError::Other(other) if is_own_authority(other) => Self::UnknownIssuer,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

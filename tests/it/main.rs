@@ -134,6 +134,8 @@ mod tables;
 mod task_files;
 mod task_names;
 mod tls;
+mod tls_logins;
+mod tls_nodes;
 mod trees;
 mod typed_secrets;
 mod upgrade;

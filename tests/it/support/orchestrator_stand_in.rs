@@ -138,6 +138,11 @@ impl OrchestratorStandIn {
         self.state().unanswered.clear();
     }
 
+    /// Delivers URLs with this base from now on, as behind a proxy.
+    pub(crate) fn deliver(&self, base_url: &str) {
+        base_url.clone_into(&mut self.state().base_url);
+    }
+
     /// Accepts no token any more until it has given a new one.
     pub(crate) fn revoke(&self) {
         self.state().jwt = None;

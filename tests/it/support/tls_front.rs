@@ -1,0 +1,168 @@
+//! A server that speaks TLS and passes what it decrypts to a plain one, as a reverse proxy does. It keeps the bytes that
+//! clients sent after the handshake, and can take another key at any time, as someone in between would.
+
+use super::eventually;
+use cynode::tls::Pin;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use std::sync::{Arc, Mutex};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split},
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Handle, Runtime},
+};
+use tokio_rustls::TlsAcceptor;
+
+/// Key and certificate of a server.
+pub(crate) struct Identity {
+    key: KeyPair,
+    certificate: CertificateDer<'static>,
+    pem: String,
+    /// Pin of the key.
+    pub(crate) pin: String,
+}
+
+impl Identity {
+    /// New key with a certificate that is valid, of its own.
+    pub(crate) fn new() -> Self {
+        Self::between(2020, 2040)
+    }
+
+    /// New key with a certificate for the time between the starts of these years.
+    pub(crate) fn between(from: i32, to: i32) -> Self {
+        Self::of_key(KeyPair::generate().unwrap(), from, to)
+    }
+
+    /// Same key with a new certificate.
+    pub(crate) fn renewed(&self) -> Self {
+        let key = KeyPair::try_from(self.key.serialize_der()).unwrap();
+        Self::of_key(key, 2021, 2041)
+    }
+
+    fn of_key(key: KeyPair, from: i32, to: i32) -> Self {
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            pin: Pin::of_certificate(certificate.der()).unwrap().to_string(),
+            pem: certificate.pem(),
+            certificate: certificate.der().clone(),
+            key,
+        }
+    }
+
+    /// The certificate, which is its own authority, in PEM.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
+        let config = ServerConfig::builder_with_provider(cynode::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(key))
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+/// The server.
+pub(crate) struct TlsFront {
+    /// `https://` and its address.
+    pub(crate) url: String,
+    state: Arc<Mutex<State>>,
+    _runtime: Runtime,
+}
+
+struct State {
+    acceptor: TlsAcceptor,
+    /// Bytes that clients sent after the handshake.
+    received: Vec<u8>,
+    /// Handshakes that failed.
+    refused: usize,
+}
+
+impl TlsFront {
+    /// Starts one in front of the plain server at this URL.
+    pub(crate) fn start(identity: &Identity, upstream: &str) -> Self {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State {
+            acceptor: identity.acceptor(),
+            received: Vec::new(),
+            refused: 0,
+        }));
+        let upstream = upstream.trim_start_matches("http://").to_owned();
+        runtime.spawn(serve(listener, upstream, Arc::clone(&state)));
+        Self {
+            url,
+            state,
+            _runtime: runtime,
+        }
+    }
+
+    /// Has this key from now on, for new connections.
+    pub(crate) fn swap(&self, identity: &Identity) {
+        self.state.lock().unwrap().acceptor = identity.acceptor();
+    }
+
+    /// Text that clients sent after the handshake since the last call.
+    pub(crate) fn take_received(&self) -> String {
+        let received = std::mem::take(&mut self.state.lock().unwrap().received);
+        String::from_utf8_lossy(&received).into_owned()
+    }
+
+    /// Waits for a handshake that failed, and forgets it.
+    pub(crate) fn wait_refused(&self) {
+        eventually("a client refuses the handshake", || {
+            let refused = std::mem::take(&mut self.state.lock().unwrap().refused);
+            (refused > 0).then_some(())
+        });
+    }
+}
+
+async fn serve(listener: TcpListener, upstream: String, state: Arc<Mutex<State>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        Handle::current().spawn(pass(stream, upstream.clone(), Arc::clone(&state)));
+    }
+}
+
+async fn pass(stream: TcpStream, upstream: String, state: Arc<Mutex<State>>) {
+    let acceptor = state.lock().unwrap().acceptor.clone();
+    let Ok(stream) = acceptor.accept(stream).await else {
+        state.lock().unwrap().refused += 1;
+        return;
+    };
+    let Ok(server) = TcpStream::connect(upstream).await else {
+        return;
+    };
+    let (mut client_read, mut client_write) = split(stream);
+    let (mut server_read, mut server_write) = server.into_split();
+    let up = async {
+        let mut some = [0; 8192];
+        while let Ok(n @ 1..) = client_read.read(&mut some).await {
+            state.lock().unwrap().received.extend(&some[..n]);
+            if server_write.write_all(&some[..n]).await.is_err() {
+                break;
+            }
+        }
+        let _ = server_write.shutdown().await;
+    };
+    let down = async {
+        let _ = copy(&mut server_read, &mut client_write).await;
+        let _ = client_write.shutdown().await;
+    };
+    tokio::join!(up, down);
+}
