@@ -104,7 +104,7 @@ fn bootstrap_needs_token_and_two_urls() {
     assert_eq!(node.process.terminate(), 0);
 
     bootstrap(&orchestrator, |body| {
-        body["orchestrator"]["endpoints"]["node_report_url"] = json!("https://elsewhere:1/r");
+        body["orchestrator"]["endpoints"]["node_report_url"] = json!("ftp://elsewhere:1/r");
     });
     let stderr = refused(home.path(), &orchestrator);
     assert!(stderr.contains("node_report_url"), "{stderr}");
