@@ -157,3 +157,6 @@ pub fn server_name(host: &str) -> io::Result<ServerName<'static>> {
         io::Error::other(text)
     })
 }
+
+#[cfg(test)]
+mod tests;
