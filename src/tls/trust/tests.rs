@@ -11,6 +11,11 @@ use rustls::{
 };
 use std::io::Write as _;
 
+/// Versions that servers speak.
+static ALL: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+static OLD: &[&SupportedProtocolVersion] = &[&TLS12];
+static NEW: &[&SupportedProtocolVersion] = &[&TLS13];
+
 /// Server with a certificate of its own for the name `box`.
 struct Server {
     key: KeyPair,
@@ -32,7 +37,7 @@ impl Server {
         Self {
             key,
             certificate,
-            versions: &[&TLS13, &TLS12],
+            versions: ALL,
         }
     }
 
@@ -103,7 +108,7 @@ fn by_file(server: &Server) -> (Trust, tempfile::NamedTempFile) {
 #[test]
 fn pin_counts_and_nothing_else() {
     let expired = Server::between(2001, 2002);
-    for versions in [&[&TLS12][..], &[&TLS13]] {
+    for versions in [OLD, NEW] {
         let server = Server {
             versions,
             ..Server::between(2001, 2002)
