@@ -6,6 +6,7 @@ use crate::support::{
     image::podman,
     lasting_port,
     listener::{Calls, Listener},
+    tls_front::{Identity, TlsFront},
 };
 use serde_json::json;
 use std::net::TcpListener;
@@ -79,6 +80,28 @@ fn running_orchestrator_is_reached() {
         let (detail, _) = report.check(name, "ok");
         assert!(detail.contains("cynode answers"), "{detail}");
     }
+}
+
+#[test]
+fn certificate_of_orchestrator_is_checked() {
+    let corner = Corner::new();
+    let orchestrator = Orchestrator::start(corner.home.path(), &[]);
+    let (identity, other) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&identity, &orchestrator.control_url);
+    let check = |pin: &str, status: &str| {
+        let report = corner.report(&["--orchestrator", &front.url, "--pin", pin]);
+        report.check("orchestrator", status)
+    };
+    let (detail, _) = check(&identity.pin, "ok");
+    assert!(detail.contains(&identity.pin), "{detail}");
+    assert!(detail.contains("ends in"), "{detail}");
+    let (detail, fix) = check(&other.pin, "fail");
+    assert!(detail.contains(&identity.pin), "{detail}");
+    assert!(detail.contains(&other.pin), "{detail}");
+    assert!(fix.contains("--pin"), "{fix}");
+    let report = corner.report(&["--orchestrator", &front.url]);
+    let (detail, _) = report.check("orchestrator", "fail");
+    assert!(detail.contains("no authority"), "{detail}");
 }
 
 #[test]
