@@ -13,6 +13,7 @@ mod inference;
 mod orchestrator_client;
 mod register;
 mod state_files;
+mod trust;
 
 pub use inference::{
     InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name,

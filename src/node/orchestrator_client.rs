@@ -1,6 +1,11 @@
 //! Client of the Node API: register, fetch the configuration, acknowledge it, report.
 
-use super::{NodeError, capability::Machine, state_files::StateFiles};
+use super::{
+    NodeError,
+    capability::Machine,
+    state_files::{PinnedOrchestrator, StateFiles},
+    trust::without_slash,
+};
 use crate::{
     api::{
         check_version,
@@ -9,7 +14,7 @@ use crate::{
     },
     backoff::Backoff,
     http::client::{CallError, Client},
-    tls,
+    tls::{self, Trust},
     worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
@@ -22,6 +27,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// Client of one orchestrator.
 pub(super) struct OrchestratorClient {
     client: Client,
+    /// Orchestrator and its pin, to be remembered once it has accepted this node.
+    pinned: Option<PinnedOrchestrator>,
     register_url: String,
     psk: Zeroizing<String>,
     state: StateFiles,
@@ -45,13 +52,20 @@ pub(super) struct Registration {
 impl OrchestratorClient {
     pub(super) fn new(
         orchestrator: &str,
-        client: Client,
+        trust: Trust,
+        answer_timeout: Duration,
         psk: Zeroizing<String>,
         state: StateFiles,
     ) -> Self {
+        let url = without_slash(orchestrator);
+        let pinned = trust.pin().map(|pin| PinnedOrchestrator {
+            url: url.to_owned(),
+            pin: pin.clone(),
+        });
         Self {
-            client,
-            register_url: format!("{}/v1/nodes/register", orchestrator.trim_end_matches('/')),
+            client: Client::with_trust(trust, answer_timeout),
+            pinned,
+            register_url: format!("{url}/v1/nodes/register"),
             psk,
             state,
             registration: None,
@@ -88,6 +102,9 @@ impl OrchestratorClient {
             .map_err(|problem| NodeError::unusable_answer("registration", &problem))?;
         self.check_encrypted(&bootstrap)?;
         self.state.write_session(&bootstrap);
+        if let Some(pinned) = &self.pinned {
+            self.state.write_pinned_orchestrator(pinned);
+        }
         let lifetime = bootstrap.token_lifetime();
         let endpoints = bootstrap.orchestrator.endpoints;
         Ok(Registration {

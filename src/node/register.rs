@@ -16,11 +16,12 @@ use super::{
     inference::{self, LocalModelServer, ModelServerManager, Plan},
     orchestrator_client::{OrchestratorClient, is_transient, retry_backoff},
     state_files::StateFiles,
+    trust::trust,
 };
 use crate::{
     api::nodes::{ConfigAck, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
-    http::client::{CallError, Client},
+    http::client::CallError,
     retry::retry_if,
     worker::{self, AccessGrant, PreparedWorker, Worker},
 };
@@ -100,12 +101,14 @@ impl Node {
             devices,
             (model_server.subscribe(), closing),
         );
+        let state = StateFiles::open(data_dir)?;
         Ok(Self {
             orchestrator: OrchestratorClient::new(
                 &settings.orchestrator,
-                Client::with_trust(settings.trust(), settings.orchestrator_timeout),
+                trust(&settings, &state)?,
+                settings.orchestrator_timeout,
                 settings.psk.clone(),
-                StateFiles::open(data_dir)?,
+                state,
             ),
             model_server,
             data_dir: data_dir.clone(),

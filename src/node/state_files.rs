@@ -4,19 +4,33 @@
 //! |---|---|
 //! | `key` | proves at each registration that this is the same machine |
 //! | `session.json` | last registration: URLs of the orchestrator, and the token |
+//! | `orchestrator.json` | URL and pin of the orchestrator that the node joined last with a pin |
 //! | `config.json` | last configuration, with the token of the Worker API |
 //!
-//! Only the key is read again: the node registers and fetches the configuration at every start. The other two are
-//! for operators.
+//! Only the key and the pin are read again: the node registers and fetches the configuration at every start. The other
+//! two are for operators.
 
 use crate::{
     api::nodes::{Bootstrap, NodeConfig},
     data_dir::{DataDir, SecretFile},
     secrets::{check_random_secret, random_secret},
+    tls::Pin,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io;
 use zeroize::Zeroizing;
+
+/// Name of the file with the orchestrator's pin.
+const ORCHESTRATOR_FILE: &str = "node/orchestrator.json";
+
+/// Orchestrator that the node joined with a pin.
+#[derive(Serialize, Deserialize)]
+pub(super) struct PinnedOrchestrator {
+    /// URL of its control plane, without a slash at the end.
+    pub(super) url: String,
+    /// Pin of its key.
+    pub(super) pin: Pin,
+}
 
 /// The state files of a node.
 pub(super) struct StateFiles(DataDir);
@@ -35,6 +49,24 @@ impl StateFiles {
             advice: "restore it from a backup, or delete it and make the orchestrator forget this node: cynode nodes forget SLUG",
         };
         self.0.secret(file, random_secret).map(|(key, _)| key)
+    }
+
+    /// Orchestrator that was joined last with a pin.
+    pub(super) fn pinned_orchestrator(&self) -> io::Result<Option<PinnedOrchestrator>> {
+        let Some(text) = self.0.read(ORCHESTRATOR_FILE)? else {
+            return Ok(None);
+        };
+        serde_json::from_str(&text).map(Some).map_err(|_| {
+            let path = self.0.join(ORCHESTRATOR_FILE);
+            let path = path.display();
+            io::Error::other(format!(
+                "{path} is damaged; delete it and give the orchestrator's pin with --pin"
+            ))
+        })
+    }
+
+    pub(super) fn write_pinned_orchestrator(&self, orchestrator: &PinnedOrchestrator) {
+        self.write(ORCHESTRATOR_FILE, orchestrator);
     }
 
     pub(super) fn write_session(&self, session: &Bootstrap) {

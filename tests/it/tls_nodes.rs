@@ -74,6 +74,30 @@ fn pinned_node_joins_and_notices_swap() {
 }
 
 #[test]
+fn pin_is_remembered_for_same_url() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let (identity, other) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&identity, &orchestrator.url);
+    orchestrator.deliver(&front.url);
+    let mut node = launch(home.path(), &front, &["--pin", &identity.pin]);
+    logged(&mut node, TAKES_JOBS);
+    assert_eq!(node.process.terminate(), 0);
+    let mut node = launch(home.path(), &front, &[]);
+    logged(&mut node, TAKES_JOBS);
+    assert_eq!(node.process.terminate(), 0);
+
+    let elsewhere = TlsFront::start(&identity, &orchestrator.url);
+    let node = launch(home.path(), &elsewhere, &[]);
+    refuses(node, 2, &[&front.url, "--pin", "node/orchestrator.json"]);
+    front.swap(&other);
+    front.take_received();
+    let node = launch(home.path(), &front, &[]);
+    refuses(node, 3, &[&identity.pin, &other.pin]);
+    assert_eq!(front.take_received(), "");
+}
+
+#[test]
 fn node_refuses_plain_urls_of_encrypted_orchestrator() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
