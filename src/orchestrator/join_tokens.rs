@@ -1,7 +1,7 @@
 //! Use cases of join tokens for admins. What a token holds for its node is known here: the URL of the control plane
 //! and its pin; the rest is [`identity`](crate::identity).
 
-use super::{AppState, bootstrap::JoinUrl};
+use super::{AppState, bootstrap::JoinUrl, scheme};
 use crate::{
     api::{
         JoinTokenId,
@@ -12,7 +12,7 @@ use crate::{
         time::Time,
     },
     identity::Caller,
-    tls::Pin,
+    tls::{Pin, ServerTls},
 };
 
 /// Creates a token. Fails with 400 where it names no URL and other machines can't reach the one that is known.
@@ -47,8 +47,8 @@ pub(super) async fn remove(
 }
 
 /// Pin of the control plane's certificate; `None` while it speaks plain HTTP.
-fn pin(_state: &AppState) -> Option<Pin> {
-    None
+fn pin(state: &AppState) -> Option<Pin> {
+    state.tls.as_ref().map(ServerTls::pin)
 }
 
 /// URL at which new nodes reach the control plane: the wanted one, or else that of the banner.
@@ -57,7 +57,7 @@ fn join_url(state: &AppState, wanted: Option<&str>) -> Result<String, Problem> {
         return Ok(url.trim_end_matches('/').to_owned());
     }
     let (public, control) = (&state.settings.public_url, state.settings.control_listen);
-    match JoinUrl::detect(public.as_deref(), control) {
+    match JoinUrl::detect(public.as_deref(), control, scheme(pin(state).as_ref())) {
         JoinUrl::Reachable(url) => Ok(url),
         JoinUrl::Loopback(url) => Err(unknown_url(&format!(
             "the control plane listens on loopback only ({url})"

@@ -245,6 +245,7 @@ impl PreparedWorker {
             listener,
             api::router(Arc::clone(&api)),
             ListenerPolicy::new(&[], AllowedHosts::from_urls(public_url, HOST_ADVICE)),
+            None,
             stopped,
         );
         Worker(Arc::new(Inner {

@@ -32,8 +32,8 @@ async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
     let admin = authenticate_admin(&state, &request, ADMIN_ACCESS, action).await?;
     request.limit_body(MAX_BODY_BYTES);
     let create: CreateJoinToken = request.json_or_default().await?;
-    let created = join_tokens::create(&state, &admin, create, &request.origin());
-    response::json(StatusCode::CREATED, &created.await?)
+    let created = join_tokens::create(&state, &admin, create, &request.origin()).await?;
+    response::json(StatusCode::CREATED, &created)
 }
 
 async fn list(state: Arc<AppState>, request: Request) -> Reply {

@@ -46,6 +46,7 @@ impl NodeClient<'_> {
 /// Reason for which calls don't arrive at the node at `url`, by the error of one; `None` where they do.
 fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
     let text = match error {
+        CallError::Untrusted { .. } => error.to_string(),
         CallError::Transport { reason, .. } => {
             let cause = cause(reason);
             // The refusal of an address has its own advice.
