@@ -49,6 +49,7 @@ fn docs_name_existing_flags() {
         vec!["sandbox", "exec"],
         vec!["sandbox", "shell"],
         vec!["sandbox", "ls"],
+        vec!["sandbox", "snapshots"],
         vec!["sandbox", "renew"],
         vec!["login"],
         vec!["nodes", "forget"],

@@ -139,6 +139,8 @@ fn vanished_worker_loses_its_job() {
         if call.is_run() {
             may_end.wait();
             answer.status(200, &call.plain_result(0, "late\n"));
+        } else {
+            answer.refuse(404);
         }
     });
     let id = scene.create(2);
@@ -163,6 +165,8 @@ fn handoff_is_accepted_by_worker_without_progress() {
             answer
                 .stream()
                 .send(&json!({"event": "started", "attempt": 1, "seq": 1}));
+        } else {
+            answer.refuse(404);
         }
     });
     let id = scene.create(2);
