@@ -2,12 +2,12 @@
 //! runs no command twice.
 
 use crate::support::{
-    Api, Call, Orchestrator, PeerWorker, StandIn, cluster::finish, eventually, nothing_more,
+    Answer, Api, Call, Orchestrator, PeerWorker, StandIn, cluster::finish, eventually, nothing_more,
 };
 use serde_json::{Value, json};
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tempfile::TempDir;
 
@@ -56,6 +56,21 @@ fn outlast(node: &StandIn, probes: usize) {
         let asked = calls.iter().filter(|call| call.path == "/healthz").count();
         (asked >= probes).then_some(())
     });
+}
+
+/// Script of a worker that answers nothing more once it was asked to run a job.
+fn vanishing(
+    run: impl Fn(&Call, Answer) + Send + Sync + 'static,
+) -> impl Fn(&Call, Answer) + Send + Sync + 'static {
+    let is_gone = AtomicBool::new(false);
+    move |call, answer| {
+        if call.is_run() {
+            is_gone.store(true, Ordering::SeqCst);
+            run(call, answer);
+        } else if !is_gone.load(Ordering::SeqCst) {
+            nothing_more(call, answer);
+        }
+    }
 }
 
 /// Gate that stand-ins wait for until a test opens it.
@@ -135,14 +150,11 @@ fn vanished_worker_loses_its_job() {
     let scene = Scene::set();
     let ends = Gate::default();
     let may_end = ends.clone();
-    let node = PeerWorker::join_with(&scene.orchestrator, "peer", move |call, answer| {
-        if call.is_run() {
-            may_end.wait();
-            answer.status(200, &call.plain_result(0, "late\n"));
-        } else {
-            answer.refuse(404);
-        }
+    let script = vanishing(move |call, answer| {
+        may_end.wait();
+        answer.status(200, &call.plain_result(0, "late\n"));
     });
+    let node = PeerWorker::join_with(&scene.orchestrator, "peer", script);
     let id = scene.create(2);
     node.call("run", Call::is_run);
     let other = PeerWorker::join(&scene.orchestrator, "other", |call, answer| {
@@ -160,15 +172,12 @@ fn vanished_worker_loses_its_job() {
 #[test]
 fn handoff_is_accepted_by_worker_without_progress() {
     let scene = Scene::set();
-    let away = PeerWorker::join_with(&scene.orchestrator, "away", |call, answer| {
-        if call.is_run() {
-            answer
-                .stream()
-                .send(&json!({"event": "started", "attempt": 1, "seq": 1}));
-        } else {
-            answer.refuse(404);
-        }
+    let script = vanishing(|_, answer| {
+        answer
+            .stream()
+            .send(&json!({"event": "started", "attempt": 1, "seq": 1}));
     });
+    let away = PeerWorker::join_with(&scene.orchestrator, "away", script);
     let id = scene.create(2);
     away.call("run", Call::is_run);
     let ends = Gate::default();
