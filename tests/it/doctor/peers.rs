@@ -46,7 +46,8 @@ fn ollama_is_recognised_at_configured_port() {
         if call.path == "/api/version" {
             answer.status(200, &json!({"version": "0.5.1"}));
         } else {
-            answer.refuse(404);
+            // As Ollama does; a problem of cynode would be cynode's.
+            answer.text(404, "404 page not found");
         }
     });
     let (address, port) = (
