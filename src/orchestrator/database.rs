@@ -51,7 +51,8 @@ impl IncompleteState {
     }
 }
 
-fn names(paths: &[PathBuf]) -> String {
+/// Paths in a sentence.
+pub(super) fn names(paths: &[PathBuf]) -> String {
     let names: Vec<_> = paths
         .iter()
         .map(|path| path.display().to_string())

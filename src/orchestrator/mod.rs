@@ -133,6 +133,10 @@ pub async fn start(
     announce: impl FnOnce(&Banner) -> io::Result<()>,
 ) -> Result<RunningOrchestrator, StartError> {
     let lock = data_dir.lock("orchestrator", &["keys"])?;
+    if settings.drill {
+        // Before anything is created.
+        drill::check_restored(data_dir.path(), settings.psk.is_some())?;
+    }
     data_dir.update_addresses(|addresses| (addresses.gateway, addresses.control) = (None, None));
     let store =
         database::open(data_dir.path(), &settings)?.with_disk_reserve(settings.reserve_disk);
@@ -226,18 +230,11 @@ async fn create_secrets(
 ) -> Result<Keys, StartError> {
     let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
     let keys = Keys::open(data_dir, settings.psk.take())?;
-    let admin = FirstAdmin::plan(store, settings.admin_password.take()).await?;
     if settings.drill {
-        return match admin {
-            // No banner: nodes that join a drill would be refused.
-            None => Ok(keys),
-            Some(_) => Err(StartError::Setting(
-                "--drill needs the data directory of a restored backup, and this one has no users; restore cynode.db and \
-                 keys/ there first, or start without --drill"
-                    .to_owned(),
-            )),
-        };
+        // No admin, since there are users. No banner: nodes that join a drill would be refused.
+        return Ok(keys);
     }
+    let admin = FirstAdmin::plan(store, settings.admin_password.take()).await?;
     announce(&Banner {
         admin_password: admin.as_ref().and_then(FirstAdmin::generated_password),
         psk: keys

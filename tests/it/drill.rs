@@ -4,14 +4,18 @@ use crate::support::{
     Orchestrator,
     client::client,
     eventually_eq,
-    process::run,
+    process::{Done, run},
     server::role,
     stage::{Stage, well},
     stand_in::capability,
 };
 use rusqlite::Connection;
 use serde_json::json;
-use std::{path::Path, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 /// Everything in these tables, row by row.
 fn rows(home: &Path) -> Vec<String> {
@@ -28,6 +32,30 @@ fn rows(home: &Path) -> Vec<String> {
         }
     }
     all
+}
+
+/// Names and sizes of all files below a directory of the orchestrator.
+fn files(home: &Path, name: &str) -> Vec<(PathBuf, u64)> {
+    let mut left = vec![home.join("orchestrator").join(name)];
+    let mut files = Vec::new();
+    while let Some(directory) = left.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                let size = fs::metadata(&path).unwrap().len();
+                files.push((path, size));
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Contents and logs of the orchestrator.
+fn kept_files(home: &Path) -> [Vec<(PathBuf, u64)>; 2] {
+    ["contents", "logs"].map(|name| files(home, name))
 }
 
 #[test]
@@ -59,6 +87,7 @@ fn drill_reads_and_changes_nothing() {
     } = stage;
     drop(orchestrator);
     let (before, called) = (rows(home.path()), node.calls().len());
+    let kept_before = kept_files(home.path());
 
     let drill = Orchestrator::start(home.path(), &["--drill", "--retain=1s"]);
     let user = drill.login();
@@ -79,6 +108,7 @@ fn drill_reads_and_changes_nothing() {
         user.post("/v1/sandboxes", &json!({})),
         user.act(&format!("/v1/tasks/{running}/cancel")),
         user.act("/v1/nodes/box/drain"),
+        user.get(&format!("/v1/tasks/{running}/terminal")),
         user.call("DELETE", &format!("/v1/tasks/{done}"), &[], b""),
         drill.gateway.get("/readyz"),
     ] {
@@ -103,19 +133,41 @@ fn drill_reads_and_changes_nothing() {
     assert!(log.contains("runs as a drill"), "{log}");
     drop(drill);
     assert_eq!(rows(home.path()), before);
+    assert_eq!(kept_files(home.path()), kept_before);
     assert_eq!(node.calls().len(), called, "{:?}", node.calls());
 }
 
-#[test]
-fn drill_needs_restored_data_directory() {
-    let home = tempfile::tempdir().unwrap();
-    let data_dir = home.path().join("orchestrator");
-    let mut command = role(home.path(), "serve-orchestrator", &data_dir);
+/// Starts a drill that can't start.
+fn refused_drill(home: &Path) -> Done {
+    let mut command = role(home, "serve-orchestrator", &home.join("orchestrator"));
     let listen = [
         "--gateway-listen=127.0.0.1:0",
         "--control-listen=127.0.0.1:0",
     ];
     let refused = run(command.args(listen).arg("--drill"));
     assert_eq!(refused.code, 2, "{refused:?}");
+    refused
+}
+
+#[test]
+fn drill_needs_restored_data_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let refused = refused_drill(home.path());
     assert!(refused.stderr.contains("restored backup"), "{refused:?}");
+    let data_dir = home.path().join("orchestrator");
+    assert!(!data_dir.join("cynode.db").exists());
+    assert!(!data_dir.join("keys").exists());
+}
+
+#[test]
+fn drill_creates_no_missing_keys() {
+    let home = tempfile::tempdir().unwrap();
+    drop(Orchestrator::start(home.path(), &[]));
+    let key = home.path().join("orchestrator/keys/user-token.key");
+    fs::remove_file(&key).unwrap();
+    let refused = refused_drill(home.path());
+    for word in ["user-token.key", "restore keys/"] {
+        assert!(refused.stderr.contains(word), "{word}: {refused:?}");
+    }
+    assert!(!key.exists());
 }
