@@ -1,9 +1,9 @@
 //! Reachability of nodes: whether a call of this orchestrator arrives at the Worker API that a node reported.
 //!
-//! A node calls the orchestrator by itself, which shows nothing about the other direction: a firewall, a wrong
-//! `--advertise-url` or another service at that port would show only when the first job fails. So a node is
-//! probed, by a call with its token, when it acknowledges its configuration, when its address changes, and after
-//! a start of the orchestrator:
+//! A node calls the orchestrator by itself, which shows nothing about the other direction: a firewall or a wrong
+//! `--advertise-url` would show only when the first job fails. So a node is probed, by a call with its token, when it
+//! acknowledges its configuration, when its address changes, and after a start of the orchestrator. Another HTTP service
+//! at that address may pass, since workers of other implementations may lack the call; the first job shows it then.
 //!
 //! | probe | node |
 //! |---|---|
@@ -155,9 +155,10 @@ impl Reachability {
         match &record.outcome {
             Outcome::Assumed | Outcome::Reachable if record.url == url => None,
             Outcome::Unreachable(reason) if record.url == url => Some(reason.clone()),
-            _ => Some(Reason::from(format!(
-                "starting: the orchestrator checks whether it can reach it at {url}"
-            ))),
+            _ => Some(Reason::with_detail(
+                "starting: the orchestrator checks whether it can reach it",
+                Some(&format!("its Worker API is at {url}")),
+            )),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::NodeClient;
 use crate::{
+    api::problem::ProblemBody,
     http::client::CallError,
     orchestrator::reason::{Reason, sanitize},
 };
@@ -11,6 +12,9 @@ use tokio::time::timeout;
 
 /// Time limit of a probe: longer than a connection may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Reason of a node at which no call arrives, and of one that answers calls wrongly.
+const NOT_REACHED: &str = "the orchestrator can't reach it";
+const NOT_CALLED: &str = "the orchestrator can't call it";
 /// Advice for a port that does not answer.
 const PORT_ADVICE: &str = "open that port to the orchestrator, or start the node with --advertise-url and an address \
     under which the orchestrator reaches it";
@@ -19,8 +23,8 @@ impl NodeClient<'_> {
     /// Lists the jobs of the node, to find out whether calls arrive there; of the list, only the head is read. Fails
     /// with the reason for which they don't.
     ///
-    /// Other implementations may lack the call. So any answer below 500 shows that the node can be reached, except
-    /// one that refuses the token.
+    /// Other implementations may lack the call. So 501 and any answer below 500 show that the node can be reached, except
+    /// one that refuses the token or the name. Another HTTP service at that address may pass, too: its 404 is the same.
     pub(in crate::orchestrator) async fn check_reach(&self) -> Result<(), Reason> {
         let answer = match (self.probe(&self.tokens.newest).await, &self.tokens.applied) {
             (Err(error), Some(applied)) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
@@ -43,10 +47,11 @@ impl NodeClient<'_> {
     }
 }
 
-/// Reason for which calls don't arrive at the node at `url`, by the error of one; `None` where they do.
+/// Reason for which calls don't arrive at the node at `url`, by the error of one; `None` where they do. Its detail is for
+/// admins: the address, and what was found there.
 fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
-    let text = match error {
-        CallError::Untrusted { .. } => error.to_string(),
+    let (summary, detail) = match error {
+        CallError::Untrusted { .. } => (NOT_REACHED, error.to_string()),
         CallError::Transport { reason, .. } => {
             let cause = cause(reason);
             // The refusal of an address has its own advice.
@@ -55,33 +60,39 @@ fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
             } else {
                 format!("; {PORT_ADVICE}")
             };
-            format!("the orchestrator can't reach it at {url}: {cause}{advice}")
+            (NOT_REACHED, format!("{cause} at {url}{advice}"))
         }
         CallError::Refused {
             status, problem, ..
-        } => match status.as_u16() {
-            401 | 403 => format!(
-                "its Worker API at {url} does not accept the token of this orchestrator ({status}); check that \
-                 --advertise-url leads to this node and to no other, and restart the node"
-            ),
-            421 => format!(
-                "its Worker API at {url} does not accept that name ({status}); start the node with this name in \
-                 --advertise-url"
-            ),
-            // The node is there, by its own words.
-            503 | 507 if !problem.slug().is_empty() => return None,
-            500.. => format!(
-                "the orchestrator can't call it at {url}: the answer is {status}; check the log of the node, and the \
-                 proxy in between if there is one"
-            ),
-            _ => return None,
-        },
+        } => (NOT_CALLED, refusal(url, *status, problem)?),
         CallError::Malformed { reason, .. } => {
-            let reason = sanitize(reason);
-            format!("the orchestrator can't call it at {url}: {reason}; check --advertise-url")
+            let detail =
+                format!("the answer at {url} is not valid ({reason}); check --advertise-url");
+            (NOT_CALLED, detail)
         }
     };
-    Some(Reason::from(text))
+    Some(Reason::with_detail(summary, Some(&detail)))
+}
+
+/// Detail of an answer with this status that shows no way to the node; `None` where it shows one.
+fn refusal(url: &str, status: StatusCode, problem: &ProblemBody) -> Option<String> {
+    match status.as_u16() {
+        401 | 403 => Some(format!(
+            "its Worker API at {url} does not accept the token of this orchestrator ({status}); check that \
+             --advertise-url leads to this node and to no other, and restart the node"
+        )),
+        421 => Some(format!(
+            "its Worker API at {url} does not accept that name ({status}); start the node with this name in \
+             --advertise-url"
+        )),
+        // The node is there, by its own words.
+        503 | 507 if !problem.slug().is_empty() => None,
+        // 501 comes from a server without the call.
+        500 | 502.. => Some(format!(
+            "the answer at {url} is {status}; check the log of the node, and the proxy in between if there is one"
+        )),
+        _ => None,
+    }
 }
 
 /// Cause of a call without an answer, in few words where it is one of the usual.
@@ -102,7 +113,7 @@ fn cause(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::problem::{ProblemBody, TYPE_BASE};
+    use crate::api::problem::TYPE_BASE;
 
     const URL: &str = "http://box:1";
 
@@ -141,32 +152,32 @@ mod tests {
             ("tcp connect error: deadline has elapsed", "timed out"),
             ("no data for 8 s", "timed out"),
         ] {
-            let text = obstacle(URL, &transport(reason)).unwrap().to_string();
-            assert!(
-                text.contains(&format!("{URL}: {words}; open that port")),
-                "{text}"
-            );
+            let reason = obstacle(URL, &transport(reason)).unwrap();
+            let text = reason.for_admins();
+            let expected = format!("{NOT_REACHED}: {words} at {URL}; open that port");
+            assert!(text.contains(&expected), "{text}");
             assert!(text.contains("--advertise-url"), "{text}");
+            assert_eq!(reason.to_string(), NOT_REACHED, "others see no address");
         }
         let special = transport("a loopback address; start the node with --advertise-url");
-        let text = obstacle(URL, &special).unwrap().to_string();
+        let text = obstacle(URL, &special).unwrap().for_admins();
         assert_eq!(text.matches("--advertise-url").count(), 1, "{text}");
     }
 
     #[test]
-    fn any_answer_of_a_worker_counts() {
+    fn server_without_the_call_is_reached() {
         let own = format!("{TYPE_BASE}x");
-        for status in [400, 404, 405, 409, 429] {
+        for status in [400, 404, 405, 409, 429, 501] {
             assert_eq!(refused(status, ""), None, "{status}");
         }
         assert_eq!(refused(503, &own), None);
         for (status, kind) in [(503, ""), (502, ""), (500, &*own)] {
-            let text = refused(status, kind).unwrap().to_string();
+            let text = refused(status, kind).unwrap().for_admins();
             assert!(text.contains(&status.to_string()), "{text}");
             assert!(!text.contains("hostile"), "{text}");
         }
         for status in [401, 403] {
-            let text = refused(status, &own).unwrap().to_string();
+            let text = refused(status, &own).unwrap().for_admins();
             assert!(text.contains("does not accept the token"), "{text}");
         }
     }
