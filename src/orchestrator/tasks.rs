@@ -78,6 +78,7 @@ pub(super) async fn create(
         spec.sandbox.files = std::mem::take(&mut stored.files);
         spec.sandbox.stdin = stored.stdin.take();
     }
+    let (user, image) = (caller.user.id, spec.sandbox.image.clone());
     let (authority, shared) = (caller.authority(), Arc::clone(state));
     let outcome = run_to_end("create_task", async move {
         let AppState {
@@ -91,6 +92,7 @@ pub(super) async fn create(
             task_log::created(task.id);
             shared.jobs.wake.notify_one();
             stored.release();
+            sandboxes::fail_if_deleted(&shared, user, &image).await;
         }
         outcome
     });

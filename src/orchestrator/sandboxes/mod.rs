@@ -24,6 +24,7 @@ pub(super) use claims::SnapshotClaims;
 pub(super) use limits::PassLimits;
 pub(super) use pass::{PassCaller, PassedCall, exec, pass, terminal};
 pub(super) use snapshot::take as take_snapshot;
+pub(super) use snapshot_jobs::fail_if_deleted;
 pub(super) use snapshot_list::list as list_snapshots;
 pub(super) use snapshots::{
     DeleteSnapshot, check_known as check_snapshot, delete as delete_snapshot,
@@ -88,6 +89,7 @@ pub(super) async fn create(
         started_at: None,
         expires_at: event.at.plus(Duration::from_secs(lifetime)),
     };
+    let (user, image) = (caller.user.id, spec.sandbox.image.clone());
     let (authority, shared) = (caller.authority(), Arc::clone(state));
     let created = run_to_end("create_sandbox", async move {
         let limits = (shared.settings.queue, shared.settings.sandboxes);
@@ -98,6 +100,7 @@ pub(super) async fn create(
             shared.metrics.record_sandbox_created();
             tracing::info!(sandbox = %id, "sandbox created");
             shared.jobs.wake.notify_one();
+            fail_if_deleted(&shared, user, &image).await;
         }
         outcome
     });

@@ -1,13 +1,15 @@
 //! Queued jobs that wait for a snapshot: they keep it from being deleted, and end where it is deleted nevertheless.
 //!
 //! No other node can run them, so without their snapshot they would stay queued for ever. A job that is queued while the
-//! snapshot is being deleted ends as well.
+//! snapshot is being deleted ends as well: its creation looks at the snapshot before the job is stored, and again after
+//! that. One of both calls sees the other, since the deletion fails jobs after the snapshot is gone.
 
+use super::snapshots::is_known;
 use crate::{
     api::{
         UserId,
         problem::{Problem, ProblemKind},
-        snapshots::{PREFIX, image_of},
+        snapshots::{PREFIX, image_of, user_and_name},
         time::Time,
     },
     errors,
@@ -52,6 +54,25 @@ fn awaited(name: &str, waiters: &[SnapshotWaiter]) -> Problem {
          task cancel, cynode sandbox rm), or delete it with force=true (cynode sandbox rm-snapshot --force), which ends them"
     );
     Problem::new(ProblemKind::Conflict, detail)
+}
+
+/// Fails a job of a user that was just queued, and others like it, where its `image` is a snapshot that was deleted
+/// meanwhile. A snapshot of a node that is offline is not.
+pub(in crate::orchestrator) async fn fail_if_deleted(state: &AppState, user: UserId, image: &str) {
+    let Some((_, name)) = user_and_name(image) else {
+        return;
+    };
+    match is_known(state, user, image).await {
+        Ok(true) => {}
+        Ok(false) => fail_waiting(state, user, name).await,
+        Err(error) => {
+            let reason = &error.problem().detail;
+            tracing::warn!(
+                reason,
+                "snapshot of a new job not looked up; if it was deleted, the job stays queued until it is canceled"
+            );
+        }
+    }
 }
 
 /// Fails the queued jobs of a user that wait for the snapshot of this name, which was deleted, unless a node has it still.

@@ -166,21 +166,35 @@ impl Deletion {
     }
 }
 
-/// Fails where an image is a snapshot of this user that no node has. A node that can't tell all its images may have it.
+/// Fails where an image is a snapshot of this user that no node has.
 pub(in crate::orchestrator) async fn check_known(
     state: &AppState,
     user: UserId,
     image: &str,
 ) -> Result<(), ApiError> {
-    if !is_snapshot(image) {
+    if !is_snapshot(image) || is_known(state, user, image).await? {
         return Ok(());
     }
+    let shown = shown_image(image.to_owned());
+    let name = shown.strip_prefix(PREFIX).unwrap_or(&shown);
+    let detail = format!(
+        "names the snapshot {name}, which you don't have; list yours with: cynode sandbox snapshots"
+    );
+    Err(Problem::field("/image", detail).into())
+}
+
+/// Whether a node has this snapshot of a user, as far as known. One that is offline, or can't tell all its images, may.
+pub(super) async fn is_known(
+    state: &AppState,
+    user: UserId,
+    image: &str,
+) -> Result<bool, ApiError> {
     let may_have = |node: &Node| {
         let report = &node.capability;
         report.has_local_image(image) || (can_save(node) && report.local_images().is_none())
     };
     if state.store.node_list().await?.iter().any(may_have) {
-        return Ok(());
+        return Ok(true);
     }
     // A report may be older than the snapshot.
     let shown = shown_image(image.to_owned());
@@ -189,15 +203,11 @@ pub(in crate::orchestrator) async fn check_known(
         .snapshots
         .iter()
         .find(|(_, snapshot)| snapshot.image == shown);
-    if let Some((node, _)) = newer {
-        note(state, node, image, true).await;
-        return Ok(());
-    }
-    let name = shown.strip_prefix(PREFIX).unwrap_or(&shown);
-    let detail = format!(
-        "names the snapshot {name}, which you don't have; list yours with: cynode sandbox snapshots"
-    );
-    Err(Problem::field("/image", detail).into())
+    let Some((node, _)) = newer else {
+        return Ok(false);
+    };
+    note(state, node, image, true).await;
+    Ok(true)
 }
 
 /// Deletes a snapshot on each node that has it. One that fails does not keep it on the others; the first failure counts.
