@@ -8,15 +8,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{os::fd::OwnedFd, pin::pin, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// Interval of looks whether the caller is there.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between checks whether the caller is there.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that a file server has, once its caller has left, to end what it does.
 const LEFT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time for the end of one that is killed. After it, nothing waits for it any more.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits until a file server has `ended`. One that goes on without its caller, the peer of `connection`, is killed.
-pub(super) async fn attend(
+pub(super) async fn wait_ended(
     ended: impl Future<Output = ()>,
     connection: &OwnedFd,
     kill: impl FnOnce(),
@@ -38,7 +38,7 @@ pub(super) async fn attend(
 
 async fn caller_left(connection: &OwnedFd) {
     while !is_hung_up(connection) {
-        sleep(LOOK_INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
         let (caller, server) = connection();
         let (start, is_killed) = (Instant::now(), Cell::new(false));
         drop(caller);
-        attend(pending(), &server, || is_killed.set(true)).await;
+        wait_ended(pending(), &server, || is_killed.set(true)).await;
         assert!(is_killed.get());
         assert!(start.elapsed() >= LEFT_TIMEOUT + KILL_TIMEOUT);
     }
@@ -85,9 +85,9 @@ mod tests {
         let (caller, server) = connection();
         drop(caller);
         let is_killed = Cell::new(false);
-        attend(sleep(LEFT_TIMEOUT / 2), &server, || is_killed.set(true)).await;
+        wait_ended(sleep(LEFT_TIMEOUT / 2), &server, || is_killed.set(true)).await;
         let (_caller, server) = connection();
-        attend(ready(()), &server, || is_killed.set(true)).await;
+        wait_ended(ready(()), &server, || is_killed.set(true)).await;
         assert!(!is_killed.get());
     }
 
@@ -96,8 +96,8 @@ mod tests {
         let (caller, server) = connection();
         caller.shutdown(Shutdown::Write).unwrap();
         let is_killed = Cell::new(false);
-        let attended = attend(pending(), &server, || is_killed.set(true));
-        let attended = timeout(Duration::from_hours(1), attended).await;
-        assert!(attended.is_err() && !is_killed.get());
+        let waited = wait_ended(pending(), &server, || is_killed.set(true));
+        let waited = timeout(Duration::from_hours(1), waited).await;
+        assert!(waited.is_err() && !is_killed.get());
     }
 }

@@ -303,7 +303,7 @@ impl Session {
         let ended =
             async { while !matches!(server.next_report().await, None | Some(Report::Ended(_))) {} };
         let kill = || control.send(&InitRequest::Signal(libc::SIGKILL));
-        file_server::attend(ended, &connection, kill).await;
+        file_server::wait_ended(ended, &connection, kill).await;
         Ok(())
     }
 
