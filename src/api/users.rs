@@ -10,6 +10,8 @@ pub const MIN_PASSWORD_CHARS: usize = 12;
 pub const MAX_PASSWORD_CHARS: usize = 1024;
 /// Longest handle, in bytes.
 pub const MAX_HANDLE_BYTES: usize = 64;
+/// Value of the query parameter `user` for all users, which is no handle.
+pub const ALL_USERS: &str = "all";
 /// Pattern of [`check_handle`], for schemas.
 const HANDLE_PATTERN: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
 /// Pattern of [`check_email`], for schemas, with the lengths of RFC 5321, section 4.5.3.1.
@@ -18,7 +20,7 @@ const EMAIL_PATTERN: &str = "^[!-?A-~]{1,64}@[!-?A-~]{1,189}$";
 /// Body of `POST /v1/users`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct CreateUser {
-    /// User name: 1 to 64 of `a-z 0-9 . _ -`, starting with a letter or digit.
+    /// User name: 1 to 64 of `a-z 0-9 . _ -`, starting with a letter or digit, and not `all`.
     #[schemars(regex(pattern = HANDLE_PATTERN))]
     pub handle: String,
     /// Password.
@@ -71,8 +73,14 @@ pub struct UserList {
     pub next_cursor: String,
 }
 
-/// Checks a handle: `[a-z0-9][a-z0-9._-]{0,63}`, so that no two look alike and paths need no escapes.
+/// Checks a handle: `[a-z0-9][a-z0-9._-]{0,63}`, so that no two look alike and paths need no escapes. [`ALL_USERS`] is
+/// none.
 pub fn check_handle(handle: &str) -> Result<(), Problem> {
+    if handle == ALL_USERS {
+        let detail =
+            format!("must not be {ALL_USERS}, which stands for all users (?user={ALL_USERS})");
+        return Err(Problem::field("/handle", detail));
+    }
     let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let is_good = handle.len() <= MAX_HANDLE_BYTES
         && handle.bytes().next().is_some_and(first)
@@ -134,7 +142,8 @@ mod tests {
             let inner = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
             let good = (1..=64).contains(&bytes.len())
                 && bytes.iter().all(inner)
-                && !b"._-".contains(&bytes[0]);
+                && !b"._-".contains(&bytes[0])
+                && handle != ALL_USERS;
             prop_assert_eq!(check_handle(&handle).is_ok(), good);
         }
 
@@ -153,6 +162,7 @@ mod tests {
             ("handle", ""),
             ("handle", "Ann"),
             ("handle", "-ann"),
+            ("handle", ALL_USERS),
             ("handle", "ann\u{1b}[2J"),
             ("password", "elevenchars"),
             ("email", "nobody"),

@@ -2,7 +2,10 @@
 
 use super::target::Target;
 use crate::{
-    api::snapshots::{CreateSnapshot, Snapshot, SnapshotList},
+    api::{
+        snapshots::{CreateSnapshot, Snapshot, SnapshotList},
+        users::ALL_USERS,
+    },
     cli::{OutputFormat, SandboxSnapshotArgs, SnapshotListArgs, SnapshotsArgs},
     client::{
         api_client::ApiClient,
@@ -49,7 +52,7 @@ pub(super) fn save(args: &SandboxSnapshotArgs) -> Result<(), Failure> {
 
 /// `cynode sandbox snapshots`.
 pub(super) fn list(args: &SnapshotListArgs) -> Result<(), Failure> {
-    let users = args.user.as_deref().or(args.all.then_some("all"));
+    let users = args.user.as_deref().or(args.all.then_some(ALL_USERS));
     let query = users.map_or_else(String::new, |users| format!("?user={}", encode(users)));
     let path = format!("/v1/snapshots{query}");
     let list: SnapshotList = ApiClient::from_args(&args.client)?.get(&path)?;

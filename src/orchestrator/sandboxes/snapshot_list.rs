@@ -11,6 +11,7 @@ use crate::{
         problem::Problem,
         snapshots::{PREFIX, Snapshot, SnapshotList, StoredSnapshot, user_and_name},
         time::Time,
+        users::ALL_USERS,
     },
     identity::Caller,
     orchestrator::{AppState, nodes},
@@ -23,8 +24,6 @@ use std::{
 };
 use tokio::time::timeout;
 
-/// Value of the query parameter `user` for the snapshots of all users.
-const ALL_USERS: &str = "all";
 /// Time for a node to list its snapshots.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest size that passes: the largest whole number that all readers of JSON have.
