@@ -55,12 +55,12 @@ fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
         CallError::Transport { reason, .. } => {
             let cause = cause(reason);
             // The refusal of an address has its own advice.
-            let advice = if cause.contains("--advertise-url") {
-                String::new()
+            let detail = if cause.contains("--advertise-url") {
+                format!("{url}: {cause}")
             } else {
-                format!("; {PORT_ADVICE}")
+                format!("{cause} at {url}; {PORT_ADVICE}")
             };
-            (NOT_REACHED, format!("{cause} at {url}{advice}"))
+            (NOT_REACHED, detail)
         }
         CallError::Refused {
             status, problem, ..
