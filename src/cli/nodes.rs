@@ -73,6 +73,12 @@ pub struct NodeTokenCreateArgs {
     /// URL at which the node reaches the orchestrator's control plane [default: the one that it prints at its start]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// Leave the orchestrator's pin out of the token: for a TLS proxy in front, or a key that changes
+    ///
+    /// The node then needs an authority that vouches for the certificate: the system's, or --ca-file. A certificate given
+    /// with --tls-cert has no pin in tokens anyway.
+    #[arg(long)]
+    pub no_pin: bool,
 }
 
 #[derive(Args, Debug)]

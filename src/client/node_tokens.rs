@@ -17,7 +17,7 @@ use crate::{
 };
 use http::Method;
 
-const PATH: &str = "/v1/nodes/tokens";
+const PATH: &str = "/v1/join-tokens";
 
 /// Runs a subcommand of `cynode nodes token`.
 pub(super) fn run(command: NodeTokenCommand) -> Result<(), Failure> {
@@ -35,6 +35,7 @@ fn create(args: NodeTokenCreateArgs) -> Result<(), Failure> {
         uses: Some(args.uses),
         slug: args.slug,
         url: args.url,
+        pin: args.no_pin.then_some(false),
     };
     // The gateway would name the field, and this the flag.
     body.check(now).map_err(|problem| {

@@ -38,7 +38,7 @@ impl Identity {
             .join_token_create(new, admin.admin_authority(), event);
         let details = created.await?.ok_or_else(|| {
             let detail = "there are as many join tokens as an orchestrator may have; remove some (DELETE \
-                          /v1/nodes/tokens/{id}, cynode nodes token rm)";
+                          /v1/join-tokens/{id}, cynode nodes token rm)";
             Problem::new(ProblemKind::Conflict, detail)
         })?;
         let token = JoinToken { url, pin, secret };

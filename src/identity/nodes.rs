@@ -62,8 +62,8 @@ impl Identity {
         Ok(shown.map_err(|wrong| wrong.refuse(from))?)
     }
 
-    /// Verifies the secret of a registration. A wrong one counts as a guess, unless the same request shows the right
-    /// one as well ([`verify_other_credential`](Self::verify_other_credential)). Fails while the address has to wait.
+    /// Verifies the secret of a registration. A wrong one counts as a guess, unless the same request shows a pre-shared
+    /// key as well ([`verify_other_credential`](Self::verify_other_credential)). Fails while the address has to wait.
     pub async fn verify_credential(
         &self,
         secret: &str,
@@ -89,7 +89,8 @@ impl Identity {
         }
     }
 
-    /// Checks another secret of a request that has already shown a wrong one.
+    /// Checks another secret of a request that has already shown a wrong one. That one counts as a guess unless the
+    /// other is a pre-shared key: many may hold a join token, also one that has ended, and none may guess with its help.
     pub async fn verify_other_credential(
         &self,
         wrong: WrongCredential,
@@ -97,9 +98,13 @@ impl Identity {
         from: IpAddr,
     ) -> Result<NodeCredential, ApiError> {
         match self.find_credential(secret).await {
-            Ok(Some(credential)) => {
+            Ok(Some(NodeCredential::Psk)) => {
                 wrong.attempt.succeed();
-                Ok(credential)
+                Ok(NodeCredential::Psk)
+            }
+            Ok(Some(token)) => {
+                drop(wrong);
+                Ok(token)
             }
             Ok(None) => Err(wrong.refuse(from).into()),
             Err(error) => {

@@ -54,7 +54,7 @@ impl Banner {
         writeln!(
             f,
             "  log in    cynode login --handle {ADMIN} --gateway-url {}://{}{}",
-            scheme(self.pin.as_ref()),
+            scheme(self.pin.is_some()),
             self.gateway,
             self.pin_flag()
         )
@@ -81,7 +81,7 @@ impl fmt::Display for Banner {
             ),
             JoinUrl::Unknown => (
                 "another machine (replace THIS-MACHINE by the name or address at which it reaches this one, or set --public-url)".to_owned(),
-                format!("{}://THIS-MACHINE:{port}", scheme(self.pin.as_ref())),
+                format!("{}://THIS-MACHINE:{port}", scheme(self.pin.is_some())),
             ),
         };
         let pin = self.pin_flag();

@@ -12,10 +12,11 @@ use crate::{
         time::Time,
     },
     identity::Caller,
-    tls::{Pin, ServerTls},
+    tls::{Pin, is_encrypted},
 };
 
-/// Creates a token. Fails with 400 where it names no URL and other machines can't reach the one that is known.
+/// Creates a token. Fails with 400 where it names no URL and other machines can't reach the one that is known, and where
+/// the URL or the wish for a pin does not fit the encryption of the control plane.
 pub(super) async fn create(
     state: &AppState,
     admin: &Caller,
@@ -24,7 +25,7 @@ pub(super) async fn create(
 ) -> Result<CreatedJoinToken, ApiError> {
     create.check(Time::now())?;
     let url = join_url(state, create.url.as_deref())?;
-    let target = (url, pin(state));
+    let target = (url, pin(state, create.pin)?);
     let created = state
         .identity
         .join_token_create(admin, create, target, origin);
@@ -46,18 +47,33 @@ pub(super) async fn remove(
     state.identity.join_token_remove(admin, id, origin).await
 }
 
-/// Pin of the control plane's certificate; `None` while it speaks plain HTTP.
-fn pin(state: &AppState) -> Option<Pin> {
-    state.tls.as_ref().map(ServerTls::pin)
+/// Pin for a token. By default it is that of an own certificate, whose key stays: the key of the operator's certificate may
+/// change when that is renewed, and its nodes know the authority.
+fn pin(state: &AppState, wanted: Option<bool>) -> Result<Option<Pin>, Problem> {
+    let Some(tls) = &state.tls else {
+        if wanted == Some(true) {
+            let detail = "must not be true: the control plane is not encrypted, so it has no pin; leave it out, or start \
+                          the orchestrator with --tls on";
+            return Err(Problem::field("/pin", detail));
+        }
+        return Ok(None);
+    };
+    let is_pinned = wanted.unwrap_or(!tls.has_files());
+    Ok(is_pinned.then(|| tls.pin()))
 }
 
 /// URL at which new nodes reach the control plane: the wanted one, or else that of the banner.
 fn join_url(state: &AppState, wanted: Option<&str>) -> Result<String, Problem> {
+    let is_tls = state.tls.is_some();
     if let Some(url) = wanted {
+        if is_tls && !is_encrypted(url) {
+            let detail = "must begin with https://: the control plane is encrypted";
+            return Err(Problem::field("/url", detail));
+        }
         return Ok(url.trim_end_matches('/').to_owned());
     }
     let (public, control) = (&state.settings.public_url, state.settings.control_listen);
-    match JoinUrl::detect(public.as_deref(), control, scheme(pin(state).as_ref())) {
+    match JoinUrl::detect(public.as_deref(), control, scheme(is_tls)) {
         JoinUrl::Reachable(url) => Ok(url),
         JoinUrl::Loopback(url) => Err(unknown_url(&format!(
             "the control plane listens on loopback only ({url})"

@@ -246,7 +246,7 @@ async fn create_secrets(
         join: JoinUrl::detect(
             settings.public_url.as_deref(),
             control,
-            scheme(pin.as_ref()),
+            scheme(pin.is_some()),
         ),
         pin,
         has_node: settings.has_node,
@@ -302,12 +302,9 @@ fn spawn_services(
     services
 }
 
-/// Scheme of URLs of both listeners, which have a pin where they are encrypted.
-const fn scheme(pin: Option<&Pin>) -> &'static str {
-    match pin {
-        Some(_) => "https",
-        None => "http",
-    }
+/// Scheme of URLs of both listeners.
+const fn scheme(is_tls: bool) -> &'static str {
+    if is_tls { "https" } else { "http" }
 }
 
 impl RunningOrchestrator {
@@ -326,12 +323,12 @@ impl RunningOrchestrator {
 
     /// URL of the gateway.
     pub fn gateway_url(&self) -> String {
-        format!("{}://{}", scheme(self.pin().as_ref()), self.gateway)
+        format!("{}://{}", scheme(self.state.tls.is_some()), self.gateway)
     }
 
     /// URL of the control plane.
     pub fn control_url(&self) -> String {
-        format!("{}://{}", scheme(self.pin().as_ref()), self.control)
+        format!("{}://{}", scheme(self.state.tls.is_some()), self.control)
     }
 
     /// Pin of both listeners, where they are encrypted.

@@ -7,10 +7,10 @@
 use super::{AppState, readiness};
 use crate::{
     api::{
-        NodeId,
+        JoinTokenId, NodeId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
-        nodes::{AckStatus, CapabilityReport, Register, check_reserved_slug},
+        nodes::{AckStatus, CapabilityReport, Register},
         problem::{Problem, ProblemKind},
         time::Time,
     },
@@ -33,7 +33,7 @@ pub(super) struct Registered {
 
 /// Registers a node, new or known, whose request has shown this credential and was checked.
 ///
-/// Fails where the slug belongs to another machine or is reserved, the join token does not let this node in, two
+/// Fails where the slug belongs to another machine, the join token does not let this node in, two
 /// processes call as this node, or the limit of nodes or of new nodes from this address is reached.
 pub(super) async fn register(
     state: &AppState,
@@ -52,16 +52,14 @@ pub(super) async fn register(
         return Err(Problem::field("/node_key", detail).into());
     }
     // Ownership of the slug comes first: no other machine can make a node look like two.
-    let known = state.store.node_owned(slug.clone(), key.clone()).await?;
+    let known = state.store.node_owned(slug.clone(), key.clone(), token);
+    let known = known.await?;
     match known {
         // Recorded after the registration: a late call of the process before it, whose token is still
         // valid, must not make the two look alive.
         Some(id) if is_new_instance(state, id, instance.as_deref()) => {}
         Some(id) => check_instance(state, id, &slug, instance.as_deref(), origin).await?,
-        None => {
-            check_reserved_slug("/capability/node/node_slug", &slug)?;
-            state.identity.admit_new_node(origin.address)?;
-        }
+        None => admit_new_node(state, &slug, key.as_deref(), token, origin).await?,
     }
     let (offered, limit) = (capability.max_concurrency(), state.settings.max_nodes);
     let hash = report_hash(&capability);
@@ -96,6 +94,28 @@ pub(super) async fn register(
         token,
         expires_at,
     })
+}
+
+/// Admits a node that is new, by the rate of its network. One that its join token refuses spends nothing of the rate, which
+/// others of the network may need; the registration refuses it, and records why.
+async fn admit_new_node(
+    state: &AppState,
+    slug: &str,
+    key_sha256: Option<&str>,
+    token: Option<JoinTokenId>,
+    origin: &RequestOrigin,
+) -> Result<(), ApiError> {
+    if let Some(token) = token {
+        let machine = (key_sha256.unwrap_or_default().to_owned(), slug.to_owned());
+        let admitted = state
+            .store
+            .join_token_admits(token, machine, Time::now())
+            .await?;
+        if !admitted {
+            return Ok(());
+        }
+    }
+    Ok(state.identity.admit_new_node(origin.address)?)
 }
 
 /// Stores a checked report of `node`, and wakes those that wait for its slots.
@@ -215,6 +235,10 @@ fn slug_taken(slug: &str) -> Problem {
 fn not_admitted(refusal: &JoinRefusal) -> Problem {
     let why = match refusal {
         JoinRefusal::Removed => "was removed".to_owned(),
+        JoinRefusal::CreatorNotAdmin => {
+            "lets no new node in any more: the user who created it is disabled or no admin"
+                .to_owned()
+        }
         JoinRefusal::Expired(end) => {
             format!("expired at {end}, and this node had not joined by it before")
         }

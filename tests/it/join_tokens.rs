@@ -17,7 +17,7 @@ use std::{
     thread,
 };
 
-const PATH: &str = "/v1/nodes/tokens";
+const PATH: &str = "/v1/join-tokens";
 const KEY: &str = "a key of this machine";
 const OTHER: &str = "a key of another machine";
 
@@ -185,7 +185,7 @@ fn token_needs_admin_and_url() {
         ("GET", PATH),
         (
             "DELETE",
-            "/v1/nodes/tokens/0198c0de-0000-7000-8000-000000000001",
+            "/v1/join-tokens/0198c0de-0000-7000-8000-000000000001",
         ),
     ] {
         ann.call(method, path, &[], b"").problem(403, "forbidden");

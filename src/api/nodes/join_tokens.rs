@@ -21,9 +21,6 @@ pub const MAX_JOIN_TOKEN_LIFETIME: Duration = Duration::from_hours(24 * 366);
 /// Most nodes of a token that a list names.
 pub const MAX_LISTED_NODES: u32 = 20;
 
-/// Slug that no new node may have: `/v1/nodes/tokens` is the list of tokens.
-pub const RESERVED_SLUG: &str = "tokens";
-
 named_enum! {
     /// Whether new nodes can join by a token.
     pub enum JoinTokenStatus {
@@ -33,10 +30,12 @@ named_enum! {
         UsedUp,
         /// It has expired.
         Expired,
+        /// The user who created it is disabled or no admin any more.
+        Disabled,
     }
 }
 
-/// Body of `POST /v1/nodes/tokens`; every field may be left out.
+/// Body of `POST /v1/join-tokens`; every field may be left out.
 #[derive(Default, Deserialize, Serialize, JsonSchema)]
 pub struct CreateJoinToken {
     /// Time from which on no new node can join by the token; an hour from now if absent.
@@ -57,6 +56,10 @@ pub struct CreateJoinToken {
     /// URL at which the node reaches the control plane; the one that the orchestrator prints at its start if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// Whether the token holds the pin of the control plane's key, by which the node recognizes the orchestrator. True
+    /// if absent and the certificate is the orchestrator's own; false for the operator's, whose key may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<bool>,
 }
 
 fn uses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
@@ -75,7 +78,6 @@ impl CreateJoinToken {
         }
         if let Some(slug) = &self.slug {
             check_slug("/slug", slug)?;
-            check_reserved_slug("/slug", slug)?;
         }
         self.url
             .as_ref()
@@ -92,17 +94,6 @@ impl CreateJoinToken {
     pub fn max_uses(&self) -> u32 {
         self.uses.unwrap_or(1)
     }
-}
-
-/// Fails for the slug that is reserved. It is checked for new nodes alone, so that a node of an earlier release keeps
-/// its name.
-pub fn check_reserved_slug(pointer: &str, slug: &str) -> Result<(), Problem> {
-    if slug != RESERVED_SLUG {
-        return Ok(());
-    }
-    let detail =
-        format!("must not be {RESERVED_SLUG}, which has another meaning; choose another slug");
-    Err(Problem::field(pointer, detail))
 }
 
 /// Join token without its secret.
@@ -143,7 +134,7 @@ impl JoinTokenView {
     }
 }
 
-/// Answer of `POST /v1/nodes/tokens`.
+/// Answer of `POST /v1/join-tokens`.
 #[derive(Deserialize, Serialize, JsonSchema)]
 pub struct CreatedJoinToken {
     /// The token itself, for `cynode node --join-file`: returned only here.
@@ -153,7 +144,7 @@ pub struct CreatedJoinToken {
     pub details: JoinTokenView,
 }
 
-/// Answer of `GET /v1/nodes/tokens`.
+/// Answer of `GET /v1/join-tokens`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct JoinTokenList {
     /// Tokens, newest first.
@@ -188,7 +179,6 @@ mod tests {
             ("expires_at", json!(NOW)),
             ("expires_at", json!("2199-12-31T23:59:59Z")),
             ("slug", json!("Box")),
-            ("slug", json!(RESERVED_SLUG)),
             ("url", json!("ftp://box")),
         ] {
             let problem = check(json!({ field: value })).err().unwrap();

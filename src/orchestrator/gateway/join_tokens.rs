@@ -18,13 +18,13 @@ use std::sync::Arc;
 const ADMIN_ACCESS: Access = Access::Scope(Scope::All);
 /// Largest body of a new token.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-const PATH: &str = "/v1/nodes/tokens";
+const PATH: &str = "/v1/join-tokens";
 
 pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState> {
     builder
         .route(Method::POST, PATH, create)
         .route(Method::GET, PATH, list)
-        .route(Method::DELETE, "/v1/nodes/tokens/{id}", remove)
+        .route(Method::DELETE, "/v1/join-tokens/{id}", remove)
 }
 
 async fn create(state: Arc<AppState>, mut request: Request) -> Reply {

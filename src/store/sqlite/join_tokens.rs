@@ -8,7 +8,7 @@ use super::{
 use crate::api::{
     JoinTokenId, UserId,
     audit::AuditEvent,
-    nodes::{JoinTokenView, MAX_LISTED_NODES},
+    nodes::{JoinTokenStatus, JoinTokenView, MAX_LISTED_NODES},
     time::Time,
 };
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -16,18 +16,18 @@ use std::time::Duration;
 
 /// Maximum number of tokens that are not removed.
 const MAX_TOKENS: u32 = 1000;
-/// Time for which a removed token is known, and one that expired without a use.
-const RETENTION: Duration = Duration::from_hours(30 * 24);
+/// Time for which a token is known that was removed, or that expired and has no node.
+pub(super) const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 const COUNT: &str = "SELECT count(*) FROM join_tokens WHERE removed_at IS NULL";
 const INSERT: &str =
     "INSERT INTO join_tokens (id, secret_sha256, slug, max_uses, created_by, created_at, expires_at)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-const LIST: &str = "SELECT t.*, u.handle,
+const LIST: &str = "SELECT t.*, u.handle, u.is_active AND u.is_admin AS is_by_admin,
         (SELECT count(*) FROM join_token_uses j WHERE j.token_id = t.id) AS used
      FROM join_tokens t JOIN users u ON u.id = t.created_by
      WHERE t.removed_at IS NULL ORDER BY t.id DESC";
-const GET: &str = "SELECT t.*, u.handle,
+const GET: &str = "SELECT t.*, u.handle, u.is_active AND u.is_admin AS is_by_admin,
         (SELECT count(*) FROM join_token_uses j WHERE j.token_id = t.id) AS used
      FROM join_tokens t JOIN users u ON u.id = t.created_by
      WHERE t.id = ?1 AND t.removed_at IS NULL";
@@ -37,23 +37,35 @@ const BY_SECRET: &str = "SELECT id FROM join_tokens WHERE secret_sha256 = ?1";
 const STATE: &str = "SELECT slug, max_uses, expires_at, removed_at IS NOT NULL,
         (SELECT count(*) FROM join_token_uses j WHERE j.token_id = t.id),
         EXISTS (SELECT 1 FROM join_token_uses j
-                WHERE j.token_id = t.id AND j.node_key_sha256 = ?2 AND j.slug = ?3)
-     FROM join_tokens t WHERE id = ?1";
-/// Deletes of what is no longer of use at a time: uses go before their token.
-const OLD: [&str; 2] = [
-    "DELETE FROM join_token_uses WHERE token_id IN
-     (SELECT id FROM join_tokens WHERE removed_at <= ?1)",
-    "DELETE FROM join_tokens WHERE removed_at <= ?1 OR (expires_at <= ?1
-     AND NOT EXISTS (SELECT 1 FROM join_token_uses j WHERE j.token_id = join_tokens.id))",
+                WHERE j.token_id = t.id AND j.node_key_sha256 = ?2 AND j.slug = ?3),
+        u.is_active AND u.is_admin
+     FROM join_tokens t JOIN users u ON u.id = t.created_by WHERE t.id = ?1";
+/// Deletes of tokens that were removed by a time, or have expired and let no known node in again, up to a number of
+/// rows. Uses go before their token.
+pub(super) const OLD_JOIN_TOKENS: [&str; 2] = [
+    "DELETE FROM join_token_uses WHERE (token_id, node_key_sha256, slug) IN
+     (SELECT u.token_id, u.node_key_sha256, u.slug
+      FROM join_tokens t JOIN join_token_uses u ON u.token_id = t.id
+      WHERE t.removed_at <= ?1 OR (t.expires_at <= ?1 AND NOT EXISTS
+          (SELECT 1 FROM join_token_uses j
+           JOIN nodes n ON n.slug = j.slug AND n.node_key_sha256 = j.node_key_sha256
+           WHERE j.token_id = t.id)) LIMIT ?2)",
+    "DELETE FROM join_tokens WHERE id IN
+     (SELECT t.id FROM join_tokens t WHERE (t.removed_at <= ?1 OR t.expires_at <= ?1)
+      AND NOT EXISTS (SELECT 1 FROM join_token_uses j WHERE j.token_id = t.id) LIMIT ?2)",
 ];
 
 /// Token from a row of [`LIST`] or [`GET`], without the nodes.
 fn token(row: &Row<'_>, now: Time) -> Result<JoinTokenView, StoreError> {
     let (used, uses) = (row.get("used")?, row.get("max_uses")?);
     let expires_at = row.get("expires_at")?;
+    let status = match JoinTokenView::status_at(now, expires_at, (used, uses)) {
+        JoinTokenStatus::Valid if !row.get::<_, bool>("is_by_admin")? => JoinTokenStatus::Disabled,
+        status => status,
+    };
     Ok(JoinTokenView {
         id: row.get("id")?,
-        status: JoinTokenView::status_at(now, expires_at, (used, uses)),
+        status,
         slug: row.get("slug")?,
         uses,
         used,
@@ -108,6 +120,7 @@ pub(super) fn admit(
             is_removed: row.get(3)?,
             used: row.get(4)?,
             has_joined: row.get(5)?,
+            is_by_admin: row.get(6)?,
         })
     });
     // It was there a moment ago, when the secret was looked up.
@@ -141,9 +154,6 @@ impl Store {
         let id = JoinTokenId::new();
         self.write(move |c| {
             authorize(c, by, event.at)?;
-            for sql in OLD {
-                execute(c, sql, [event.at.minus(RETENTION)])?;
-            }
             let count: u32 = c.prepare_cached(COUNT)?.query_row([], |row| row.get(0))?;
             if count >= MAX_TOKENS {
                 audit::add(c, &event.clone().failed("conflict"))?;
@@ -190,6 +200,17 @@ impl Store {
             Ok(id.optional()?)
         })
         .await
+    }
+
+    /// Whether a token lets in the node of this key and slug at the time `now`, as [`admit`] will decide.
+    pub async fn join_token_admits(
+        &self,
+        id: JoinTokenId,
+        (key_sha256, slug): (String, String),
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.read(move |c| Ok(admit(c, id, (&key_sha256, &slug), now)?.is_ok()))
+            .await
     }
 
     /// Removes a token; false where there is none. Its nodes stay, but can't register again by it.

@@ -50,19 +50,21 @@ pub(super) fn node(row: &Row<'_>, reports: &ReportCache) -> Result<Node, StoreEr
 }
 
 impl Store {
-    /// Node of this slug, where a machine with this key may use the slug.
+    /// Node of this slug, where a machine with this key may use the slug; with a join token or the pre-shared key.
     pub async fn node_owned(
         &self,
         slug: String,
         key_sha256: Option<String>,
+        token: Option<JoinTokenId>,
     ) -> Result<Option<NodeId>, StoreError> {
         self.read(move |c| {
             let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
             let known: Option<(NodeId, Option<String>)> = c
                 .query_row(sql, [&slug], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?;
-            let owned =
-                known.filter(|(_, owner)| may_claim_slug(owner.as_deref(), key_sha256.as_deref()));
+            let owned = known.filter(|(_, owner)| {
+                may_claim_slug(owner.as_deref(), key_sha256.as_deref(), token)
+            });
             Ok(owned.map(|(id, _)| id))
         })
         .await
@@ -85,14 +87,17 @@ impl Store {
             if let Some(token) = token
                 && let Err(refusal) = join_tokens::admit(c, token, machine, event.at)?
             {
-                audit::add_rate_limited(c, &event.to(slug).failed(refusal.as_str()))?;
+                let reason = format!("{} (join token {token})", refusal.as_str());
+                audit::add_rate_limited(c, &event.to(slug).failed(&reason))?;
                 return Ok(RegisterOutcome::NotAdmitted(refusal));
             }
             let sql = "SELECT id, node_key_sha256 FROM nodes WHERE slug = ?1";
             let known = c.query_row(sql, [slug], |row| Ok((row.get(0)?, row.get(1)?)));
             let known: Option<(NodeId, Option<String>)> = known.optional()?;
             let (id, is_new) = match known {
-                Some((_, owner)) if !may_claim_slug(owner.as_deref(), key_sha256.as_deref()) => {
+                Some((_, owner))
+                    if !may_claim_slug(owner.as_deref(), key_sha256.as_deref(), token) =>
+                {
                     audit::add_rate_limited(c, &event.to(slug).failed("slug-taken"))?;
                     return Ok(RegisterOutcome::Taken);
                 }
@@ -313,12 +318,15 @@ impl Store {
     }
 }
 
-/// Whether a machine with this key may use a slug that was first registered with the key of `owner`. A slug
-/// that was registered without a key is open to every machine.
-fn may_claim_slug(owner: Option<&str>, key: Option<&str>) -> bool {
-    owner.is_none_or(|owner| {
-        key.is_some_and(|key| bool::from(key.as_bytes().ct_eq(owner.as_bytes())))
-    })
+/// Whether a machine with this key may use a slug that was first registered with the key of `owner`. A slug that was
+/// registered without a key is open to every machine with the pre-shared key; a join token lets in new nodes, and takes
+/// over none.
+fn may_claim_slug(owner: Option<&str>, key: Option<&str>, token: Option<JoinTokenId>) -> bool {
+    match (owner, key) {
+        (None, _) => token.is_none(),
+        (Some(owner), Some(key)) => key.as_bytes().ct_eq(owner.as_bytes()).into(),
+        (Some(_), None) => false,
+    }
 }
 
 /// Drains a node whose machine was drained when its last node was deleted: a machine that registers again by

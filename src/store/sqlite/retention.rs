@@ -7,6 +7,7 @@ use super::{
     ExpiredBatch, Retention, Store, StoreError,
     api_keys::{EXPIRED_RETENTION, OLD_API_KEYS},
     artifacts::{OLD_UPLOADS, SOME_OF_TASK},
+    join_tokens::{self, OLD_JOIN_TOKENS},
     tasks::IDEMPOTENCY_WINDOW,
     usage::{DELETE_OF_TASK, DETACH_TASK, OLD_USAGE, USAGE_RETENTION},
 };
@@ -91,7 +92,9 @@ impl Store {
                 (OLD_API_KEYS, now.minus(EXPIRED_RETENTION)),
                 (OLD_USAGE, now.minus(USAGE_RETENTION)),
             ];
-            for (sql, by) in expired.into_iter().chain(others).chain(uploads) {
+            let tokens = OLD_JOIN_TOKENS.map(|sql| (sql, now.minus(join_tokens::RETENTION)));
+            let old = expired.into_iter().chain(others).chain(tokens);
+            for (sql, by) in old.chain(uploads) {
                 more |= is_full(c.prepare_cached(sql)?.execute(params![by, BATCH_LIMIT])?);
             }
             Ok(ExpiredBatch { tasks, jobs, more })

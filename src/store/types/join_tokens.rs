@@ -19,6 +19,8 @@ pub struct NewJoinToken {
 pub enum JoinRefusal {
     /// The token was removed, for the nodes that joined by it, too.
     Removed,
+    /// Who created the token is disabled or no admin any more, and this node had not joined by it.
+    CreatorNotAdmin,
     /// The token has expired, and this node had not joined by it.
     Expired(Time),
     /// This many other nodes have joined by the token, which are all that may.
@@ -32,6 +34,7 @@ impl JoinRefusal {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Removed => "token-removed",
+            Self::CreatorNotAdmin => "token-creator-not-admin",
             Self::Expired(_) => "token-expired",
             Self::UsedUp(_) => "token-used-up",
             Self::OtherSlug(_) => "token-for-another-slug",
@@ -44,6 +47,8 @@ impl JoinRefusal {
 pub struct JoinTokenState {
     /// Whether the token was removed.
     pub is_removed: bool,
+    /// Whether the user who created it may still let nodes in.
+    pub is_by_admin: bool,
     /// Slug of the only node that can join by it.
     pub slug: Option<String>,
     /// Number of nodes that can join by it.
@@ -57,14 +62,17 @@ pub struct JoinTokenState {
 }
 
 impl JoinTokenState {
-    /// Whether the token lets in a node of this slug at the time `now`. Uses and expiry bound new nodes only: one that
-    /// has joined may register again until the token is removed.
+    /// Whether the token lets in a node of this slug at the time `now`. Uses, expiry and its creator bound new nodes only: one
+    /// that has joined may register again until the token is removed.
     pub fn admit(&self, slug: &str, now: Time) -> Result<(), JoinRefusal> {
         if self.is_removed {
             return Err(JoinRefusal::Removed);
         }
         if self.has_joined {
             return Ok(());
+        }
+        if !self.is_by_admin {
+            return Err(JoinRefusal::CreatorNotAdmin);
         }
         if let Some(only) = self.slug.as_ref().filter(|only| *only != slug) {
             return Err(JoinRefusal::OtherSlug(only.clone()));
@@ -89,6 +97,7 @@ mod tests {
     fn state() -> JoinTokenState {
         JoinTokenState {
             is_removed: false,
+            is_by_admin: true,
             slug: None,
             uses: 1,
             used: 0,
@@ -118,6 +127,14 @@ mod tests {
             refused(JoinTokenState { slug, ..state() }),
             "token-for-another-slug"
         );
+        let is_by_admin = false;
+        assert_eq!(
+            refused(JoinTokenState {
+                is_by_admin,
+                ..state()
+            }),
+            "token-creator-not-admin"
+        );
         let is_removed = true;
         assert_eq!(
             refused(JoinTokenState {
@@ -131,9 +148,10 @@ mod tests {
     proptest! {
         /// A node that has joined is let in until the token is removed, whatever else ended.
         #[test]
-        fn joined_node_may_return(is_removed: bool, used in 0u32..3, uses in 1u32..3, age in -2i64..2) {
+        fn joined_node_may_return(is_removed: bool, is_by_admin: bool, used in 0u32..3, uses in 1u32..3, age in -2i64..2) {
             let state = JoinTokenState {
                 is_removed,
+                is_by_admin,
                 slug: Some("other".to_owned()),
                 uses,
                 used,

@@ -9,7 +9,7 @@ pub(super) fn all() -> Vec<Operation> {
     vec![
         operation(
             Method::POST,
-            "/v1/nodes/tokens",
+            "/v1/join-tokens",
             "create_join_token",
             "Create a token by which new nodes join; the answer shows it for the only time",
         )
@@ -19,7 +19,7 @@ pub(super) fn all() -> Vec<Operation> {
         .fails_with(409),
         operation(
             Method::GET,
-            "/v1/nodes/tokens",
+            "/v1/join-tokens",
             "list_join_tokens",
             "List join tokens, newest first, with the nodes that joined by them",
         )
@@ -27,7 +27,7 @@ pub(super) fn all() -> Vec<Operation> {
         .returns::<JoinTokenList>(),
         operation(
             Method::DELETE,
-            "/v1/nodes/tokens/{id}",
+            "/v1/join-tokens/{id}",
             "remove_join_token",
             "Remove a join token; its nodes stay, but can't register again by it",
         )

@@ -7,7 +7,10 @@ use crate::{
         audit::AuditAction,
         nodes::{CapabilityReport, JoinTokenStatus},
     },
-    store::{CredentialId, NewUser, RegisterOutcome, sqlite::query_plan::assert_seeks},
+    store::{
+        CredentialId, ForgetOutcome, NewUser, RegisterOutcome, Retention,
+        sqlite::query_plan::assert_seeks,
+    },
 };
 
 const NOW: Time = Time::from_millis(1_790_000_000_000);
@@ -179,9 +182,61 @@ async fn old_tokens_are_deleted_unless_nodes_need_them() {
         found.await.unwrap().is_some()
     };
     assert!(known("removed").await && known("unused").await);
-    fixture.create("new", 1, NOW.plus(RETENTION + HOUR)).await;
+    let keep = Retention {
+        age: None,
+        max_tasks: None,
+    };
+    let clean = async |at| drop(fixture.store.expired_delete(keep, at).await.unwrap());
+    let later = NOW.plus(RETENTION + HOUR);
+    fixture.create("new", 1, later).await;
+    clean(later).await;
     assert!(!known("removed").await && !known("unused").await);
     assert!(known("used").await && known("new").await);
+    let forget = event(AuditAction::NodeForget, later);
+    let forgotten = fixture.store.node_forget("box".to_owned(), forget).await;
+    assert!(matches!(forgotten.unwrap(), ForgetOutcome::Forgotten(_)));
+    clean(later).await;
+    assert!(!known("used").await && known("new").await);
+}
+
+#[tokio::test]
+async fn token_takes_over_no_node_without_key() {
+    let fixture = Fixture::new().await;
+    let register = event(AuditAction::NodeRegister, NOW);
+    let (store, hash) = (&fixture.store, String::new());
+    let registered = store.node_register(report("box"), hash, None, None, 100, register);
+    assert_eq!(refusal(registered.await.unwrap()), "created");
+    let token = fixture.create("secret", 1, NOW).await;
+    assert_eq!(
+        refusal(fixture.join(token, "box", "key", NOW).await),
+        "taken"
+    );
+    let owned = async |token| {
+        let owned = store.node_owned("box".to_owned(), Some("key".to_owned()), token);
+        owned.await.unwrap().is_some()
+    };
+    assert!(owned(None).await && !owned(Some(token)).await);
+    assert_eq!(
+        refusal(fixture.join(token, "other", "key", NOW).await),
+        "created"
+    );
+}
+
+#[tokio::test]
+async fn token_of_former_admin_lets_no_new_node_in() {
+    let fixture = Fixture::new().await;
+    let token = fixture.create("secret", 2, NOW).await;
+    let join = async |slug: &str| refusal(fixture.join(token, slug, "key", NOW).await);
+    assert_eq!(join("box").await, "created");
+    let demote = fixture.store.write(|c| {
+        execute(c, "UPDATE users SET is_admin = 0", [])?;
+        Ok(())
+    });
+    demote.await.unwrap();
+    assert_eq!(join("other").await, "token-creator-not-admin");
+    assert_eq!(join("box").await, "known");
+    let list = fixture.store.join_token_list(fixture.admin.user, NOW).await;
+    assert_eq!(list.unwrap()[0].status, JoinTokenStatus::Disabled);
 }
 
 #[tokio::test]
