@@ -145,8 +145,8 @@ async fn owner(client: &Client, address: SocketAddr) -> PortOwner {
     let ask = async |path: &str| {
         let call = client.call(Method::GET, format!("http://{address}{path}"));
         let look = call.probe(IDENTIFY_TIMEOUT).await.ok()?;
-        let is_told = look.status == StatusCode::OK || is_problem(&look.body_start);
-        is_told.then_some(look.body_start)
+        let is_known = look.status == StatusCode::OK || is_problem(&look.body_start);
+        is_known.then_some(look.body_start)
     };
     let (health, version) = tokio::join!(ask("/healthz"), ask("/api/version"));
     identify(health.as_deref(), version.as_deref())

@@ -38,7 +38,8 @@ const AUTHORIZED_NETWORK_TTL: Duration = Duration::from_hours(1);
 /// Most networks that are remembered.
 const MAX_AUTHORIZED_NETWORKS: usize = 10_000;
 /// Age of an incomplete head before it is evicted for another connection of its own network. Within it a
-/// burst of clients on one machine gets a 503, which is better than a reset.
+/// burst of clients on one machine gets a 503, which is better than a reset; over TLS, whose clients do not understand a
+/// 503 before the handshake, it gets the reset.
 const HEAD_GRACE_PERIOD: Duration = Duration::from_secs(1);
 /// Age of a request with an incomplete body before it is evicted for its own network or account.
 const BODY_GRACE_PERIOD: Duration = Duration::from_secs(5);

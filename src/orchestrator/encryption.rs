@@ -58,6 +58,18 @@ pub(super) async fn open(
         .map(Some)
 }
 
+/// Requests to read the operator's files again, by SIGHUP. From this call on none is missed, so it comes before the files are
+/// read. None for an own certificate, and with a node in the process, which is pinned to the key of the start.
+pub(super) fn reload_requests(settings: &Settings) -> Option<Signal> {
+    if !settings.tls.is_reloadable() || settings.has_node {
+        return None;
+    }
+    let requests = signal(SignalKind::hangup()).inspect_err(|error| {
+        tracing::warn!(%error, "SIGHUP can't be caught; a new certificate needs a restart");
+    });
+    requests.ok()
+}
+
 /// Names and addresses of this machine that its own certificate bears, for clients that check them.
 fn names(public_url: Option<&str>) -> Vec<String> {
     let host_name = rustix::system::uname()
@@ -95,21 +107,13 @@ pub(super) fn log_start(tls: Option<&ServerTls>, listeners: [SocketAddr; 2]) {
 /// Keeps the certificate current while the orchestrator runs.
 pub(super) struct CertificateUpkeep {
     tls: ServerTls,
-    /// Requests to read the operator's files again; none where the certificate is the own one.
+    /// Requests to read the operator's files again, where any are taken.
     reloads: Option<Signal>,
 }
 
 impl CertificateUpkeep {
-    /// Upkeep that misses no SIGHUP from now on.
-    pub(super) fn new(tls: ServerTls) -> Self {
-        let reloads = tls.has_files().then(|| signal(SignalKind::hangup()));
-        let reloads = reloads.and_then(|signal| {
-            signal
-                .inspect_err(|error| {
-                    tracing::warn!(%error, "SIGHUP can't be caught; a new certificate needs a restart");
-                })
-                .ok()
-        });
+    /// Upkeep of a certificate, with the [`reload_requests`] since its files were read.
+    pub(super) const fn new(tls: ServerTls, reloads: Option<Signal>) -> Self {
         Self { tls, reloads }
     }
 

@@ -99,6 +99,7 @@ use futures_util::future::select_all;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
+    signal::unix::Signal,
     task::{JoinHandle, spawn_blocking},
 };
 use zeroize::Zeroizing;
@@ -161,6 +162,7 @@ async fn start_on(
     let addresses = (gateway.local_addr()?, control.local_addr()?);
     // The ports that were found, from here on.
     (settings.gateway_listen, settings.control_listen) = addresses;
+    let reloads = encryption::reload_requests(&settings);
     let tls = encryption::open(data_dir, &settings).await?;
     let pin = tls.as_ref().map(ServerTls::pin);
     let keys = create_secrets(&store, data_dir, &mut settings, (addresses, pin), announce).await?;
@@ -186,7 +188,7 @@ async fn start_on(
     } else {
         recovery::resume_running_jobs(&state).await?;
     }
-    let services = spawn_services(&state, gateway, control, &shutdown);
+    let services = spawn_services(&state, [gateway, control], reloads, &shutdown);
     let (gateway, control) = addresses;
     encryption::log_start(state.tls.as_ref(), [gateway, control]);
     data_dir.update_addresses(|addresses| {
@@ -260,8 +262,8 @@ async fn create_secrets(
 /// Spawns the background tasks that run until `shutdown`.
 fn spawn_services(
     state: &Arc<AppState>,
-    gateway: TcpListener,
-    control: TcpListener,
+    [gateway, control]: [TcpListener; 2],
+    reloads: Option<Signal>,
     shutdown: &Shutdown,
 ) -> Vec<JoinHandle<()>> {
     let policy = || {
@@ -283,7 +285,7 @@ fn spawn_services(
         spawn("maintenance", maintenance::run(state(), shutdown())),
     ];
     if let Some(tls) = tls {
-        let upkeep = CertificateUpkeep::new(tls);
+        let upkeep = CertificateUpkeep::new(tls, reloads);
         services.push(spawn("certificate", upkeep.run(shutdown())));
     }
     if is_drill {

@@ -2,7 +2,7 @@
 
 use super::{
     DEFAULT_ORCHESTRATOR_TIMEOUT, component_failed, notices, print_banner, print_stdout,
-    process::run_reloadable_role,
+    process::run_role,
     settings::{
         default_slug, inference_settings, open_data_dir, orchestrator_settings, sandbox_settings,
         shutdown_grace,
@@ -56,8 +56,8 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
     let sandbox = sandbox_settings(&args.engine)?;
     let grace = shutdown_grace(&args.engine);
     let (identity, worker_listen) = (args.identity, args.worker_listen);
-    let reloads = settings.tls.is_reloadable();
-    run_reloadable_role(&args.log, &notices, reloads, async |shutdown| {
+    // SIGHUP reloads nothing: the node and the login know the key of the start.
+    run_role(&args.log, &notices, async |shutdown| {
         // The orchestrator ends after the node, so that it still receives the ends of the node's jobs.
         let (stop_orchestrator, orchestrator_shutdown) = watch::channel(false);
         let mut running =

@@ -4,7 +4,7 @@ use crate::{
     cli::{Switch, TlsFlags},
     exit::Failure,
     orchestrator::TlsSettings,
-    tls::CertificateFiles,
+    tls::{CertificateFiles, is_encrypted},
 };
 
 /// Encryption that the flags ask for.
@@ -30,7 +30,7 @@ pub(super) fn tls_settings(flags: TlsFlags) -> Result<TlsSettings, Failure> {
 /// Checks that the public URL has the scheme that the control plane speaks. A reverse proxy may encrypt for it, but
 /// nothing takes encryption away again.
 pub(super) fn check_public_url(url: Option<&str>, tls: &TlsSettings) -> Result<(), Failure> {
-    let is_plain = url.is_some_and(|url| url.starts_with("http://"));
+    let is_plain = url.is_some_and(|url| !is_encrypted(url));
     if !is_plain || matches!(tls, TlsSettings::Off) {
         return Ok(());
     }
@@ -77,7 +77,9 @@ mod tests {
     fn encrypted_listener_needs_encrypted_url() {
         let (plain, secure) = (Some("http://box:1"), Some("https://box:1"));
         assert!(check_public_url(plain, &TlsSettings::Own).is_err());
+        assert!(check_public_url(Some("HTTP://box:1"), &TlsSettings::Own).is_err());
         assert!(check_public_url(secure, &TlsSettings::Own).is_ok());
+        assert!(check_public_url(Some("HTTPS://box:1"), &TlsSettings::Own).is_ok());
         assert!(check_public_url(secure, &TlsSettings::Off).is_ok());
         assert!(check_public_url(plain, &TlsSettings::Off).is_ok());
         assert!(check_public_url(None, &TlsSettings::Own).is_ok());

@@ -1,7 +1,7 @@
 //! Certificate that a server makes of itself, for a key that stays.
 //!
-//! The key is what clients recognize ([`Pin`](super::Pin)), so it is made once. The certificate around it is made
-//! anew where it expires soon, or where the server has another name than before.
+//! The key is what clients recognize ([`Pin`](super::Pin)), so it is made once. The certificate around it is
+//! replaced where it expires soon, or where the server has another name than before.
 
 use super::{expires_at, provider};
 use crate::data_dir::{DataDir, SecretFile};

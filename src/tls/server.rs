@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use std::{
@@ -89,6 +89,9 @@ impl ServerTls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::<Current>::clone(&current));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // No resumption: a client that resumes a session does not see a new certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Self(Arc::new(Inner {
             config: Arc::new(config),
             current,

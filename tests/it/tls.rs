@@ -156,7 +156,7 @@ fn garbage_for_a_handshake_is_closed() {
 }
 
 #[test]
-fn own_certificate_is_reloaded_on_hangup() {
+fn certificate_files_are_reloaded_on_hangup() {
     let home = tempfile::tempdir().unwrap();
     let files = CertificateFiles::make(home.path(), "first");
     let next = CertificateFiles::make(home.path(), "next");
