@@ -136,6 +136,7 @@ mod task_names;
 mod tls;
 mod tls_logins;
 mod tls_nodes;
+mod tls_tokens;
 mod trees;
 mod typed_secrets;
 mod upgrade;

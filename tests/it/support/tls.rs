@@ -101,10 +101,10 @@ pub(crate) struct CertificateFiles {
 }
 
 impl CertificateFiles {
-    /// Makes both, for `localhost`, below `home`.
+    /// Makes both, for the names of loopback, below `home`.
     pub(crate) fn make(home: &Path, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let params = CertificateParams::new(["localhost", "127.0.0.1"].map(str::to_owned)).unwrap();
         let certificate = params.self_signed(&key).unwrap();
         let files = Self {
             certificate: home.join(format!("{name}.crt")),
