@@ -17,7 +17,8 @@ pub struct TlsFlags {
         help_heading = "Connection"
     )]
     pub tls: Option<Switch>,
-    /// Show this certificate, in PEM, followed by those of the authorities in between; SIGHUP reads it again
+    /// Show this certificate, in PEM, followed by those of the authorities in between; serve-orchestrator reads it
+    /// again at SIGHUP
     #[arg(
         long,
         env = "CYNODE_TLS_CERT",

@@ -43,7 +43,7 @@ impl Encrypted {
 
     /// Creates a token, and returns it with its content.
     fn token(&self, home: &Path, more: &[&str]) -> (String, Value) {
-        let create = ["nodes", "token", "create", "--url", &self.url];
+        let create = ["nodes", "token", "create", "--url", self.url.as_str()];
         let done = self.cli(home, &[&create[..], more].concat());
         assert_eq!(done.code, 0, "{done:?}");
         let token = done.stdout.trim().to_owned();
@@ -84,7 +84,8 @@ fn token_without_pin_needs_authority() {
     let home = tempfile::tempdir().unwrap();
     let files = CertificateFiles::make(home.path(), "server");
     let started = Encrypted::start(home.path(), &files.flags());
-    for more in [&[][..], &["--no-pin"]] {
+    let none: &[&str] = &[];
+    for more in [none, &["--no-pin"]] {
         let (_, content) = started.token(home.path(), more);
         assert_eq!(content["p"], Value::Null);
     }

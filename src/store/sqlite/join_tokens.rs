@@ -34,7 +34,7 @@ const GET: &str = "SELECT t.*, u.handle, u.is_active AND u.is_admin AS is_by_adm
 const NODES: &str = "SELECT slug FROM join_token_uses WHERE token_id = ?1
      ORDER BY used_at DESC, slug LIMIT ?2";
 const BY_SECRET: &str = "SELECT id FROM join_tokens WHERE secret_sha256 = ?1";
-const STATE: &str = "SELECT slug, max_uses, expires_at, removed_at IS NOT NULL,
+const STATE: &str = "SELECT t.slug, t.max_uses, t.expires_at, t.removed_at IS NOT NULL,
         (SELECT count(*) FROM join_token_uses j WHERE j.token_id = t.id),
         EXISTS (SELECT 1 FROM join_token_uses j
                 WHERE j.token_id = t.id AND j.node_key_sha256 = ?2 AND j.slug = ?3),
@@ -104,7 +104,7 @@ fn about(event: &AuditEvent, token: &JoinTokenView) -> AuditEvent {
 }
 
 /// Whether a token lets in the node of this key and slug at the time `now`. To be called in the write that registers
-/// the node, so that of two nodes at once only one gets the last use.
+/// the node, so that of two nodes at once only one gets the last use; elsewhere the answer may be outdated at once.
 pub(super) fn admit(
     c: &Connection,
     id: JoinTokenId,
