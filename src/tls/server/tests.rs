@@ -1,7 +1,12 @@
 //! Tests of certificates from files.
 
 use super::*;
+use crate::tls::Trust;
 use rcgen::{CertificateParams, KeyPair};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConnection,
+    pki_types::ServerName,
+};
 use tempfile::TempDir;
 
 /// Files with a new certificate and its key.
@@ -16,6 +21,43 @@ fn made(home: &TempDir, name: &str) -> CertificateFiles {
     fs::write(&files.certificate, certificate.pem()).unwrap();
     fs::write(&files.key, key.serialize_pem()).unwrap();
     files
+}
+
+/// Passes on all that one end of a connection has to send.
+fn pass(from: &mut Connection, to: &mut Connection) {
+    let mut bytes = Vec::new();
+    while from.wants_write() {
+        from.write_tls(&mut bytes).unwrap();
+    }
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        to.read_tls(&mut rest).unwrap();
+        to.process_new_packets().unwrap();
+    }
+}
+
+/// Kind of the handshake of a client with these settings.
+fn handshake(tls: &ServerTls, settings: &Arc<ClientConfig>) -> Option<HandshakeKind> {
+    let name = ServerName::try_from("box.example").unwrap();
+    let client = ClientConnection::new(Arc::clone(settings), name).unwrap();
+    let server = ServerConnection::new(Arc::clone(&tls.0.config)).unwrap();
+    let (mut client, mut server) = (Connection::from(client), Connection::from(server));
+    // Once more after the handshake: a server of TLS 1.3 would send its tickets then.
+    for _ in 0..3 {
+        pass(&mut client, &mut server);
+        pass(&mut server, &mut client);
+    }
+    client.handshake_kind()
+}
+
+#[test]
+fn sessions_are_not_resumed() {
+    let home = TempDir::new().unwrap();
+    let tls = ServerTls::from_files(made(&home, "one")).unwrap();
+    let settings = Trust::new(Some(tls.pin()), None).config().unwrap();
+    for _ in 0..2 {
+        assert_eq!(handshake(&tls, &settings), Some(HandshakeKind::Full));
+    }
 }
 
 /// Error of these files.
