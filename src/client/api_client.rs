@@ -58,9 +58,13 @@ impl ApiClient {
             .gateway_url
             .clone()
             .or_else(|| variable("CYNORK_GATEWAY_URL"));
-        // With a token and a gateway there is no need for a login, nor for a directory to keep one.
+        // With a token and a gateway there is no need for a login, nor for a directory to keep one. What is remembered
+        // of the gateway's key counts all the same.
         let credentials = match (&fixed_token, &named) {
-            (Some(_), Some(_)) => Credentials::default(),
+            (Some(_), Some(_)) => Credentials {
+                servers: credentials::load().unwrap_or_default().servers,
+                ..Credentials::default()
+            },
             _ => credentials::load()?,
         };
         let url = named
@@ -231,11 +235,10 @@ impl ApiClient {
         }
         let renewed = credentials::renew(&self.url, &token, |refresh_token| {
             let refresh_token = refresh_token.to_owned();
-            self.call_anonymous::<Tokens>(
-                Method::POST,
-                "/v1/auth/refresh",
-                Some(&Refresh { refresh_token }),
-            )
+            let body = to_bytes(Some(&Refresh { refresh_token }))?;
+            let body = Payload::json(body.as_deref());
+            let answer = self.send(&Method::POST, "/v1/auth/refresh", None, &[], body)?;
+            Ok(self.check_status(answer).and_then(read_json::<Tokens>))
         })?;
         self.access_token = Some(renewed.access_token.clone());
         self.send(method, path, Some(&renewed.access_token), headers, body)

@@ -156,11 +156,12 @@ pub fn remove(gateway: &str) -> Result<Option<StoredLogin>, Failure> {
 }
 
 /// Login with a newer access token than `stale`: one that another process stored, or the one that `refresh`
-/// gets for the refresh token.
+/// gets for the refresh token. The outer `Err` of `refresh` is a call without an answer: a server that is not trusted or
+/// not reached says nothing about the session, so the login stays.
 pub fn renew(
     gateway: &str,
     stale: &str,
-    refresh: impl FnOnce(&str) -> Result<Tokens, Failure>,
+    refresh: impl FnOnce(&str) -> Result<Result<Tokens, Failure>, Failure>,
 ) -> Result<StoredLogin, Failure> {
     let locked = lock()?;
     let mut credentials = load()?;
@@ -172,7 +173,7 @@ pub fn renew(
     if login.access_token != stale {
         return Ok(login);
     }
-    let renewed = match refresh(&login.refresh_token) {
+    let renewed = match refresh(&login.refresh_token)? {
         Ok(tokens) => login_of(&login.handle, tokens),
         Err(failure) => {
             if failure.exit == Exit::NotAllowed {
