@@ -6,7 +6,7 @@ use super::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    client::WebPkiServerVerifier,
+    client::{Resumption, WebPkiServerVerifier},
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
 };
 use std::{
@@ -101,6 +101,8 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::new(Verifier(rule)))
             .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would not check the server's key again, though it may have been replaced meanwhile.
+        config.resumption = Resumption::disabled();
         Ok(Arc::new(config))
     }
 }

@@ -7,6 +7,7 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::{
     ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    server::{ServerSessionMemoryCache, StoresServerSessions},
     version::{TLS12, TLS13},
 };
 use std::io::Write as _;
@@ -21,6 +22,8 @@ struct Server {
     key: KeyPair,
     certificate: rcgen::Certificate,
     versions: &'static [&'static SupportedProtocolVersion],
+    /// Sessions that clients may resume.
+    sessions: Arc<dyn StoresServerSessions>,
 }
 
 impl Server {
@@ -38,6 +41,7 @@ impl Server {
             key,
             certificate,
             versions: ALL,
+            sessions: ServerSessionMemoryCache::new(8),
         }
     }
 
@@ -47,7 +51,7 @@ impl Server {
 
     fn connection(&self) -> ServerConnection {
         let key = PrivatePkcs8KeyDer::from(self.key.serialize_der());
-        let config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(self.versions)
             .unwrap()
             .with_no_client_auth()
@@ -56,6 +60,7 @@ impl Server {
                 PrivateKeyDer::Pkcs8(key),
             )
             .unwrap();
+        config.session_storage = Arc::clone(&self.sessions);
         ServerConnection::new(Arc::new(config)).unwrap()
     }
 }
@@ -119,6 +124,25 @@ fn pin_counts_and_nothing_else() {
         let wrong = Trust::new(Some(expired.pin()), None);
         let expected = Cause::OtherKey(expired.pin());
         assert_eq!(cause(&wrong, &server, "box"), expected);
+    }
+}
+
+#[test]
+fn swapped_key_is_refused_despite_known_session() {
+    for versions in [OLD, NEW] {
+        let first = Server {
+            versions,
+            ..Server::new()
+        };
+        let second = Server {
+            versions,
+            sessions: Arc::clone(&first.sessions),
+            ..Server::new()
+        };
+        let trust = Trust::new(Some(first.pin()), None);
+        handshake(&trust, &first, "box").unwrap();
+        let expected = Cause::OtherKey(first.pin());
+        assert_eq!(cause(&trust, &second, "box"), expected);
     }
 }
 
