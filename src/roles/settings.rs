@@ -203,7 +203,9 @@ pub(super) fn node_settings(
     };
     let flags = (&args.psk, &args.join);
     let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
-    let pin = args.trust.pin.or(credentials.pin);
+    // An operator who names a file trusts its authorities, whatever key the token names.
+    let token_pin = credentials.pin.filter(|_| args.trust.ca_file.is_none());
+    let pin = args.trust.pin.or(token_pin);
     if args.trust.ca_file.is_some() {
         // Before the role starts: an unreadable file is a wrong setting.
         let trust = Trust::new(pin.clone(), args.trust.ca_file.clone());

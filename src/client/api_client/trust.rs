@@ -59,7 +59,9 @@ pub(super) fn trust_in(
         return Ok(Trust::default());
     }
     let known = servers.get(url).cloned().unwrap_or_default();
-    let pin = flags.pin.clone().or(known.pin);
+    // Who names a file trusts its authorities now, whatever key was remembered.
+    let known_pin = known.pin.filter(|_| flags.ca_file.is_none());
+    let pin = flags.pin.clone().or(known_pin);
     let ca_file = flags.ca_file.clone().or(known.ca_file);
     let trust = Trust::new(pin, ca_file);
     // An unreadable file is a wrong flag, not an unreachable orchestrator.
