@@ -1,9 +1,12 @@
 //! Heartbeat: reports on each change, and at the interval of the configuration.
 //!
-//! An outage of the orchestrator is logged once, and its end once. Running jobs go on meanwhile.
+//! An outage of the orchestrator is logged once, and its end once. An outage that turns into a server that is not trusted
+//! is logged again: a person has to decide then. Running jobs go on meanwhile.
 
-use super::{capability::Machine, orchestrator_client::OrchestratorClient, register::Node};
-use crate::{backoff::Backoff, errors};
+use super::{
+    NodeError, capability::Machine, orchestrator_client::OrchestratorClient, register::Node,
+};
+use crate::{backoff::Backoff, errors, http::client::CallError};
 use std::{future::Future, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
@@ -19,6 +22,7 @@ pub(super) async fn run_heartbeat(
     let mut changes = node.inference_changes();
     let mut worker_changes = node.worker_changes();
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
+    let mut was_untrusted = false;
     loop {
         // During an outage sooner at first, and never all nodes at the same time.
         let pause = if backoff.is_fresh() {
@@ -38,18 +42,29 @@ pub(super) async fn run_heartbeat(
             Ok(()) => {
                 tracing::info!("heartbeat accepted again");
                 backoff.reset();
+                was_untrusted = false;
             }
-            Err(error) if backoff.is_fresh() => {
-                let error = errors::chain(&error);
-                tracing::warn!(error, "heartbeat failed; retrying");
-                backoff.next_delay();
+            Err(error) => {
+                let is_untrusted = is_untrusted(&error);
+                if backoff.is_fresh() || (is_untrusted && !was_untrusted) {
+                    let error = errors::chain(&error);
+                    tracing::warn!(error, "heartbeat failed; retrying");
+                }
+                if backoff.is_fresh() {
+                    backoff.next_delay();
+                }
+                was_untrusted |= is_untrusted;
             }
-            Err(_) => {}
         }
         if is_closing {
             final_report_sent.send_replace(true);
         }
     }
+}
+
+/// Whether the orchestrator answered with a key or certificate that is not trusted.
+const fn is_untrusted(error: &NodeError) -> bool {
+    matches!(error, NodeError::Call(CallError::Untrusted { .. }))
 }
 
 /// Runs `work` to its end, and sends reports meanwhile.

@@ -14,7 +14,7 @@ use crate::{
     },
     backoff::Backoff,
     http::client::{CallError, Client},
-    tls::{self, Trust},
+    tls::{self, Cause, Trust},
     worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
@@ -214,6 +214,10 @@ impl OrchestratorClient {
 pub(super) fn is_transient(error: &NodeError) -> bool {
     match error {
         NodeError::NoRoute { .. } | NodeError::Call(CallError::Transport { .. }) => true,
+        // The clock is set, or the certificate renewed, without anybody at this machine.
+        NodeError::Call(CallError::Untrusted { untrusted, .. }) => {
+            matches!(untrusted.cause, Cause::Expired | Cause::NotYetValid)
+        }
         NodeError::Call(error) => {
             let status = error.status();
             // Another machine that calls as this node may be stopped.
