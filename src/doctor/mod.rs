@@ -20,6 +20,7 @@ mod scratch;
 use crate::{
     cli::DoctorArgs,
     exit::{Exit, Failure},
+    node,
     roles::{
         self,
         node_file::{DEFAULT_PATH, NodeFile},
@@ -97,6 +98,13 @@ impl Check {
 pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
     let config = config(&mut args);
     let data_dir = std::path::absolute(roles::data_dir_path(&args.state)?)?;
+    // As a node that starts here would.
+    if args.trust.pin.is_none()
+        && args.trust.ca_file.is_none()
+        && let Some(url) = &args.orchestrator
+    {
+        args.trust.pin = node::remembered_pin(&data_dir, url);
+    }
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let mut checks = runtime.block_on(async {
         // Removes its files also where it is dropped midway.

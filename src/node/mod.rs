@@ -19,6 +19,7 @@ pub use inference::{
     InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name,
     container_owner,
 };
+pub use trust::remembered_pin;
 
 use crate::{
     api::{

@@ -102,8 +102,13 @@ impl OrchestratorClient {
             .map_err(|problem| NodeError::unusable_answer("registration", &problem))?;
         self.check_encrypted(&bootstrap)?;
         self.state.write_session(&bootstrap);
-        if let Some(pinned) = &self.pinned {
-            self.state.write_pinned_orchestrator(pinned);
+        match &self.pinned {
+            Some(pinned) => self.state.write_pinned_orchestrator(pinned),
+            // Authorities vouch for it now, by the operator's choice.
+            None if tls::is_encrypted(&self.register_url) => {
+                self.state.forget_pinned_orchestrator();
+            }
+            None => {}
         }
         let lifetime = bootstrap.token_lifetime();
         let endpoints = bootstrap.orchestrator.endpoints;

@@ -17,7 +17,7 @@ use crate::{
     tls::Pin,
 };
 use serde::{Deserialize, Serialize};
-use std::io;
+use std::{fs, io, path::Path};
 use zeroize::Zeroizing;
 
 /// Name of the file with the orchestrator's pin.
@@ -53,20 +53,21 @@ impl StateFiles {
 
     /// Orchestrator that was joined last with a pin.
     pub(super) fn pinned_orchestrator(&self) -> io::Result<Option<PinnedOrchestrator>> {
-        let Some(text) = self.0.read(ORCHESTRATOR_FILE)? else {
-            return Ok(None);
-        };
-        serde_json::from_str(&text).map(Some).map_err(|_| {
-            let path = self.0.join(ORCHESTRATOR_FILE);
-            let path = path.display();
-            io::Error::other(format!(
-                "{path} is damaged; delete it and give the orchestrator's pin with --pin"
-            ))
-        })
+        read_pinned_orchestrator(self.0.path())
     }
 
     pub(super) fn write_pinned_orchestrator(&self, orchestrator: &PinnedOrchestrator) {
         self.write(ORCHESTRATOR_FILE, orchestrator);
+    }
+
+    /// Forgets the orchestrator that was joined with a pin, after another trust has replaced it.
+    pub(super) fn forget_pinned_orchestrator(&self) {
+        match fs::remove_file(self.0.join(ORCHESTRATOR_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, file = ORCHESTRATOR_FILE, "state file could not be removed");
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn write_session(&self, session: &Bootstrap) {
@@ -87,4 +88,25 @@ impl StateFiles {
             tracing::warn!(%error, "state file could not be written");
         }
     }
+}
+
+/// Orchestrator that the node with this data directory joined last with a pin.
+pub(super) fn read_pinned_orchestrator(data_dir: &Path) -> io::Result<Option<PinnedOrchestrator>> {
+    let path = data_dir.join(ORCHESTRATOR_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(io::Error::new(
+                error.kind(),
+                format!("can't read {}: {error}", path.display()),
+            ));
+        }
+    };
+    serde_json::from_str(&text).map(Some).map_err(|_| {
+        let path = path.display();
+        io::Error::other(format!(
+            "{path} is damaged; delete it and give the orchestrator's pin with --pin"
+        ))
+    })
 }

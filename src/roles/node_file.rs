@@ -9,7 +9,7 @@ mod parse;
 
 use crate::{
     api::nodes::{GpuShare, InferenceMode, JoinToken},
-    cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs},
+    cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs, TrustFlags},
     exit::Failure,
     terminal::print_note,
     tls::Pin,
@@ -248,8 +248,8 @@ impl NodeFile {
     /// variable overrides them, but not the flag.
     pub(crate) fn apply_to(self, args: &mut NodeArgs) -> CredentialFiles {
         set_default(&mut args.orchestrator, self.orchestrator.url);
-        set_default(&mut args.trust.pin, self.orchestrator.pin);
-        set_default(&mut args.trust.ca_file, self.orchestrator.ca_file);
+        let (pin, ca_file) = (self.orchestrator.pin, self.orchestrator.ca_file);
+        set_default_trust(&mut args.trust, pin, ca_file);
         set_default(&mut args.orchestrator_timeout, self.orchestrator.timeout);
         let (identity, file) = (&mut args.identity, self.node);
         set_default(&mut identity.slug, file.slug);
@@ -301,12 +301,15 @@ impl NodeFile {
     /// Fills the arguments of a doctor that checks for this node.
     pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) {
         let section = self.orchestrator;
-        let url = section
-            .url
-            .or_else(|| url_of_token(section.join_file.as_deref()?));
-        set_default(&mut args.orchestrator, url);
-        set_default(&mut args.trust.pin, section.pin);
-        set_default(&mut args.trust.ca_file, section.ca_file);
+        set_default_trust(&mut args.trust, section.pin, section.ca_file);
+        set_default(&mut args.orchestrator, section.url);
+        // The token's pin belongs to the token's URL.
+        if args.orchestrator.is_none()
+            && let Some(token) = section.join_file.as_deref().and_then(token_of)
+        {
+            args.orchestrator = Some(token.url);
+            set_default_trust(&mut args.trust, token.pin, None);
+        }
         set_default(&mut args.worker_listen, self.worker_api.listen);
         set_default(&mut args.podman.engine, self.sandbox.engine);
         set_default(&mut args.podman.engine_runtime, self.sandbox.runtime);
@@ -318,11 +321,18 @@ impl NodeFile {
     }
 }
 
-/// URL in the join token of a file; `None` where it can't be read, which the check of the settings reports.
-fn url_of_token(file: &Path) -> Option<String> {
+/// Join token of a file; `None` where it can't be read, which the check of the settings reports.
+fn token_of(file: &Path) -> Option<JoinToken> {
     let text = Zeroizing::new(std::fs::read_to_string(file).ok()?);
-    let token: JoinToken = text.parse().ok()?;
-    Some(token.url)
+    text.parse().ok()
+}
+
+/// Takes the trust of the file where neither a flag nor a variable gives one. One of them replaces both keys: who names a
+/// file of authorities does not mean the pin in node.yaml.
+fn set_default_trust(flags: &mut TrustFlags, pin: Option<Pin>, ca_file: Option<PathBuf>) {
+    if flags.pin.is_none() && flags.ca_file.is_none() {
+        *flags = TrustFlags { pin, ca_file };
+    }
 }
 
 fn set_default<T>(argument: &mut Option<T>, value: Option<T>) {

@@ -78,7 +78,8 @@ impl fmt::Display for Untrusted {
                 f,
                 "the server has another key than the pinned one: expected {pinned}, got {found}; someone may stand in \
                  between, or the orchestrator has a new key: compare the second pin with the one that the orchestrator \
-                 prints at its start, and only if they are equal, give it with --pin"
+                 prints at its start, and only if they are equal, give it with --pin, once to a node or a login, which \
+                 remember it"
             ),
             Cause::UnknownIssuer => write!(
                 f,

@@ -164,6 +164,23 @@ fn old_keys_are_read_and_noticed() {
 }
 
 #[test]
+fn given_trust_replaces_both_keys() {
+    let pin = || format!("sha256:{}", "ab".repeat(32)).parse::<Pin>().ok();
+    let file = |name: &str| Some(PathBuf::from(name));
+    let merged = |pin_flag: Option<Pin>, ca_flag: Option<PathBuf>| {
+        let mut flags = TrustFlags {
+            pin: pin_flag,
+            ca_file: ca_flag,
+        };
+        set_default_trust(&mut flags, pin(), file("own.pem"));
+        (flags.pin.is_some(), flags.ca_file)
+    };
+    assert_eq!(merged(None, None), (true, file("own.pem")));
+    assert_eq!(merged(None, file("given.pem")), (false, file("given.pem")));
+    assert_eq!(merged(pin(), None), (true, None));
+}
+
+#[test]
 fn errors_name_line_key_and_form() {
     for (text, expected) in [
         (
