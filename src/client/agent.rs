@@ -13,7 +13,7 @@ use ureq::{
     },
 };
 
-/// Time for a connection to be made, name resolution included.
+/// Time for a connection to be made, name resolution included. Each step of a TLS handshake may take as long again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// HTTP client with this trust, and these times for the head of an answer and between two pieces of one.

@@ -8,6 +8,7 @@ use crate::support::{
     process::run,
     sandbox_gateway::{Gateway, exec, sandbox},
     terminal::Session,
+    tls_front::{Identity, TlsFront},
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -153,6 +154,31 @@ fn detached_program_is_found_again() {
     seen.waits(r#"{"resize":{"cols":80,"rows":24}}"#);
     shell.types("q");
     assert_eq!(shell.ends().code, 7);
+}
+
+#[test]
+fn encrypted_terminal_goes_to_pinned_key_only() {
+    let home = tempfile::tempdir().unwrap();
+    let seen = Seen::default();
+    let of_server = seen.clone();
+    let gateway = Gateway::start(move |_, call, answer| serve(open(call, answer), &of_server));
+    let (identity, other) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&identity, &gateway.url());
+    let shell = |pin: &str| {
+        let mut command = gateway.command(home.path(), &["sandbox", "shell", "box"]);
+        command.env("CYNODE_GATEWAY_URL", &front.url);
+        Session::start(command.env("CYNODE_PIN", pin))
+    };
+    assert_eq!(shell(&other.pin).ends().code, 3);
+    assert_eq!(front.take_received(), "", "no token");
+
+    let mut shell = shell(&identity.pin);
+    shell.shows("$ ");
+    shell.types("a");
+    shell.shows("[a]");
+    shell.types("q");
+    assert_eq!(shell.ends().code, 7);
+    assert!(front.take_received().contains("/terminal"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::support::{
     terminal::Session,
     tls_front::{Identity, TlsFront},
 };
+use serde_json::Value;
 use std::{fs, path::Path, process::Command};
 
 /// A client command with the admin's password at hand.
@@ -14,6 +15,16 @@ fn command(home: &Path, front: &TlsFront, arguments: &[&str]) -> Command {
     let mut command = client(home, &front.url, arguments);
     command.env("CYNODE_PASSWORD", PASSWORD);
     command
+}
+
+/// Replaces the access token of each stored login by one that the gateway does not know.
+fn spoil_access_tokens(home: &Path) {
+    let path = home.join("config/cynode/credentials.json");
+    let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for login in file["logins"].as_object_mut().unwrap().values_mut() {
+        login["access_token"] = "spoiled".into();
+    }
+    fs::write(&path, file.to_string()).unwrap();
 }
 
 fn succeeds(done: &Done, text: &str) {
@@ -65,6 +76,41 @@ fn changed_key_is_refused_until_next_pin() {
     succeeds(&run_here(&["whoami"]), "admin");
     front.swap(&first);
     fails(&run_here(&["whoami"]), 3, &second.pin);
+}
+
+#[test]
+fn refresh_at_untrusted_server_keeps_login() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (identity, other) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&identity, &orchestrator.gateway_url);
+    let run_here = |arguments: &[&str]| run(&mut command(home.path(), &front, arguments));
+    assert_eq!(run_here(&["login", "--pin", &identity.pin]).code, 0);
+    spoil_access_tokens(home.path());
+    front.take_received();
+
+    front.swap_after_next(&other);
+    fails(&run_here(&["whoami"]), 3, &other.pin);
+    let sent = front.take_received();
+    assert!(sent.contains("/v1/users/me"), "{sent}");
+    assert!(!sent.contains("/v1/auth/refresh"), "{sent}");
+    front.swap(&identity);
+    succeeds(&run_here(&["whoami"]), "admin");
+    assert!(front.take_received().contains("/v1/auth/refresh"));
+}
+
+#[test]
+fn given_authorities_replace_remembered_pin() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let (first, second) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&first, &orchestrator.gateway_url);
+    fs::write(home.path().join("ca.pem"), second.pem()).unwrap();
+    let run_here = |arguments: &[&str]| run(&mut command(home.path(), &front, arguments));
+    assert_eq!(run_here(&["login", "--pin", &first.pin]).code, 0);
+    front.swap(&second);
+    fails(&run_here(&["whoami"]), 3, &first.pin);
+    succeeds(&run_here(&["whoami", "--ca-file", "ca.pem"]), "admin");
 }
 
 #[test]
@@ -151,6 +197,12 @@ fn pin_of_variable_serves_commands_with_token() {
     assert_eq!(front.take_received(), "");
     let done = with_pin(&identity.pin, &orchestrator.gateway_url);
     fails(&done, 2, "needs an encrypted connection");
+    // What a login remembers of this gateway holds for the token, too.
+    let login = ["login", "--pin", identity.pin.as_str()];
+    assert_eq!(run(&mut command(home.path(), &front, &login)).code, 0);
+    let mut without_pin = client(home.path(), &front.url, &["whoami"]);
+    without_pin.env("CYNODE_TOKEN", user.token());
+    succeeds(&run(&mut without_pin), "admin");
     // The other protocol at either end is named.
     let plain = orchestrator.gateway_url.replace("http://", "https://");
     fails(&with_pin(&identity.pin, &plain), 7, "does not speak TLS");

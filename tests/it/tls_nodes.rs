@@ -90,6 +90,9 @@ fn pin_is_remembered_for_same_url() {
     let elsewhere = TlsFront::start(&identity, &orchestrator.url);
     let node = launch(home.path(), &elsewhere, &[]);
     refuses(node, 2, &[&front.url, "--pin", "node/orchestrator.json"]);
+    // An address for examples: nothing is sent there.
+    let node = Node::launch(home.path(), "box", "http://192.0.2.1:12082", &[]);
+    refuses(node, 2, &[&front.url, "is not encrypted", "https://"]);
     front.swap(&other);
     front.take_received();
     let node = launch(home.path(), &front, &[]);
@@ -117,7 +120,31 @@ fn node_trusts_private_authority() {
     orchestrator.deliver(&front.url);
     let file = home.path().join("ca.pem");
     fs::write(&file, identity.pem()).unwrap();
+    // They replace the pin that an earlier start has remembered.
+    let mut node = launch(home.path(), &front, &["--pin", &identity.pin]);
+    logged(&mut node, TAKES_JOBS);
+    assert_eq!(node.process.terminate(), 0);
     let mut node = launch(home.path(), &front, &["--ca-file", file.to_str().unwrap()]);
+    logged(&mut node, TAKES_JOBS);
+    assert_eq!(node.process.terminate(), 0);
+    let node = launch(home.path(), &front, &[]);
+    refuses(node, 3, &["no authority"]);
+}
+
+#[test]
+fn node_waits_for_valid_dates() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let expired = Identity::between(2001, 2002);
+    let renewed = expired.renewed();
+    let front = TlsFront::start(&expired, &orchestrator.url);
+    orchestrator.deliver(&front.url);
+    let file = home.path().join("ca.pem");
+    fs::write(&file, [expired.pem(), renewed.pem()].concat()).unwrap();
+    let mut node = launch(home.path(), &front, &["--ca-file", file.to_str().unwrap()]);
+    logged(&mut node, "has expired");
+    assert_eq!(front.take_received(), "");
+    front.swap(&renewed);
     logged(&mut node, TAKES_JOBS);
 }
 

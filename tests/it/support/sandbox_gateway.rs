@@ -33,9 +33,12 @@ impl Gateway {
         Self { listener, calls }
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.listener.address)
+    }
+
     pub(crate) fn command(&self, home: &Path, arguments: &[&str]) -> Command {
-        let url = format!("http://{}", self.listener.address);
-        let mut command = client(home, &url, arguments);
+        let mut command = client(home, &self.url(), arguments);
         command.env("CYNODE_TOKEN", "cyk_test").env("NO_COLOR", "1");
         command
     }

@@ -1,5 +1,5 @@
 //! A server that speaks TLS and passes what it decrypts to a plain one, as a reverse proxy does. It keeps the bytes that
-//! clients sent after the handshake, and can take another key at any time, as someone in between would.
+//! clients sent after the handshake, or instead of one, and can take another key at any time, as someone in between would.
 
 use super::eventually;
 use cynode::tls::Pin;
@@ -8,9 +8,13 @@ use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
-use std::sync::{Arc, Mutex};
+use std::{
+    io, pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy, split},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy, split},
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle, Runtime},
 };
@@ -83,7 +87,9 @@ pub(crate) struct TlsFront {
 
 struct State {
     acceptor: TlsAcceptor,
-    /// Bytes that clients sent after the handshake.
+    /// Follows on `acceptor` after the next handshake.
+    next: Option<TlsAcceptor>,
+    /// Bytes that clients sent after the handshake, or outside of one.
     received: Vec<u8>,
     /// Handshakes that failed.
     refused: usize,
@@ -101,6 +107,7 @@ impl TlsFront {
         let url = format!("https://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State {
             acceptor: identity.acceptor(),
+            next: None,
             received: Vec::new(),
             refused: 0,
         }));
@@ -118,7 +125,12 @@ impl TlsFront {
         self.state.lock().unwrap().acceptor = identity.acceptor();
     }
 
-    /// Text that clients sent after the handshake since the last call.
+    /// Has this key after one more handshake.
+    pub(crate) fn swap_after_next(&self, identity: &Identity) {
+        self.state.lock().unwrap().next = Some(identity.acceptor());
+    }
+
+    /// Text that clients sent after the handshake, or outside of one, since the last call.
     pub(crate) fn take_received(&self) -> String {
         let received = std::mem::take(&mut self.state.lock().unwrap().received);
         String::from_utf8_lossy(&received).into_owned()
@@ -141,10 +153,23 @@ async fn serve(listener: TcpListener, upstream: String, state: Arc<Mutex<State>>
 
 async fn pass(stream: TcpStream, upstream: String, state: Arc<Mutex<State>>) {
     let acceptor = state.lock().unwrap().acceptor.clone();
-    let Ok(stream) = acceptor.accept(stream).await else {
-        state.lock().unwrap().refused += 1;
-        return;
+    let raw = Raw {
+        stream,
+        seen: Vec::new(),
     };
+    let stream = match acceptor.accept(raw).into_fallible().await {
+        Ok(stream) => stream,
+        Err((_, raw)) => {
+            let mut state = state.lock().unwrap();
+            state.received.extend(outside_records(&raw.all()));
+            state.refused += 1;
+            return;
+        }
+    };
+    let next = state.lock().unwrap().next.take();
+    if let Some(next) = next {
+        state.lock().unwrap().acceptor = next;
+    }
     let Ok(server) = TcpStream::connect(upstream).await else {
         return;
     };
@@ -165,4 +190,80 @@ async fn pass(stream: TcpStream, upstream: String, state: Arc<Mutex<State>>) {
         let _ = client_write.shutdown().await;
     };
     tokio::join!(up, down);
+}
+
+/// Connection that keeps the bytes of the client as they come.
+struct Raw {
+    stream: TcpStream,
+    seen: Vec<u8>,
+}
+
+impl Raw {
+    /// Bytes that have come so far, also those that nobody has read yet.
+    fn all(mut self) -> Vec<u8> {
+        let mut some = [0; 8192];
+        while let Ok(n @ 1..) = self.stream.try_read(&mut some) {
+            self.seen.extend(&some[..n]);
+        }
+        self.seen
+    }
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(
+        self: pin::Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = pin::Pin::new(&mut this.stream).poll_read(context, buffer);
+        this.seen.extend(&buffer.filled()[before..]);
+        polled
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(
+        self: pin::Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        pin::Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        pin::Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: pin::Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        pin::Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// Rest of the bytes from the first that belongs to no record of TLS on: what a client sent in the clear.
+fn outside_records(mut bytes: &[u8]) -> &[u8] {
+    while let [20..=23, 3, 0..=4, high, low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    bytes
+}
+
+#[test]
+fn plain_bytes_are_seen_without_handshake() {
+    use std::io::{Read as _, Write as _};
+
+    let front = TlsFront::start(&Identity::new(), "http://127.0.0.1:1");
+    let address = front.url.trim_start_matches("https://");
+    let mut client = std::net::TcpStream::connect(address).unwrap();
+    client.write_all(b"the key").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    // Its end shows that the server has looked.
+    let _ = client.read_to_end(&mut Vec::new());
+    front.wait_refused();
+    assert_eq!(front.take_received(), "the key");
+    let record = [22, 3, 1, 0, 2, 9, 9, b'x'];
+    assert_eq!(outside_records(&record), b"x");
+    assert_eq!(outside_records(&record[..6]), b"");
 }
