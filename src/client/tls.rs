@@ -40,7 +40,7 @@ impl<In: Transport> Connector<In> for TlsLayer {
         let mut connection =
             ClientConnection::new(self.0.config()?, name).map_err(io::Error::other)?;
         let mut socket = TransportAdapter::new(transport, Arc::clone(&details.current_time));
-        // The time that the connection had, anew for each read and write: `ureq` does not tell what is left of it.
+        // The limit of the whole connection, anew for each read and write: a slow server may use it several times.
         socket.set_timeout(details.timeout);
         connection.complete_io(&mut socket)?;
         let buffers = LazyBuffers::new(

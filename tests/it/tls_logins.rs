@@ -22,7 +22,8 @@ fn spoil_access_tokens(home: &Path) {
     let path = home.join("config/cynode/credentials.json");
     let mut file: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     for login in file["logins"].as_object_mut().unwrap().values_mut() {
-        login["access_token"] = "spoiled".into();
+        let token = login["access_token"].as_str().unwrap();
+        login["access_token"] = format!("{token}x").into();
     }
     fs::write(&path, file.to_string()).unwrap();
 }

@@ -8,8 +8,9 @@ use crate::support::{
     listener::{Calls, Listener},
     tls_front::{Identity, TlsFront},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
-use std::net::TcpListener;
+use std::{fs, net::TcpListener};
 
 #[test]
 fn occupied_port_is_named_with_its_flag() {
@@ -103,6 +104,31 @@ fn certificate_of_orchestrator_is_checked() {
     let report = corner.report(&["--orchestrator", &front.url]);
     let (detail, _) = report.check("orchestrator", "fail");
     assert!(detail.contains("no authority"), "{detail}");
+}
+
+#[test]
+fn doctor_uses_pin_of_its_node() {
+    let corner = Corner::new();
+    let orchestrator = Orchestrator::start(corner.home.path(), &[]);
+    let identity = Identity::new();
+    let front = TlsFront::start(&identity, &orchestrator.control_url);
+    let shows_pin = |flags: &[&str]| {
+        let report = corner.report(flags);
+        let (detail, _) = report.check("orchestrator", "ok");
+        assert!(detail.contains(&identity.pin), "{detail}");
+    };
+    let content = json!({"v": 1, "u": front.url, "p": identity.pin, "s": "s".repeat(43)});
+    let token = format!("cyj_{}", URL_SAFE_NO_PAD.encode(content.to_string()));
+    fs::write(corner.home.path().join("token"), token).unwrap();
+    let file = corner.home.path().join("node.yaml");
+    fs::write(&file, "orchestrator: {join_file: token}\n").unwrap();
+    shows_pin(&["--config", file.to_str().unwrap()]);
+
+    let node = corner.data_dir().join("node");
+    fs::create_dir_all(&node).unwrap();
+    let known = json!({"url": front.url, "pin": identity.pin});
+    fs::write(node.join("orchestrator.json"), known.to_string()).unwrap();
+    shows_pin(&["--orchestrator", &front.url]);
 }
 
 #[test]
