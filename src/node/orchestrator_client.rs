@@ -239,3 +239,31 @@ pub(super) fn is_transient(error: &NodeError) -> bool {
 pub(super) const fn retry_backoff() -> Backoff {
     Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{Pin, Untrusted};
+
+    #[test]
+    fn only_dates_of_certificates_pass_by_themselves() {
+        let found: Pin = format!("sha256:{}", "ab".repeat(32)).parse().unwrap();
+        for (cause, is_passing) in [
+            (Cause::Expired, true),
+            (Cause::NotYetValid, true),
+            (Cause::UnknownIssuer, false),
+            (Cause::OtherName, false),
+            (Cause::OtherKey(found.clone()), false),
+        ] {
+            let untrusted = Untrusted {
+                found: found.clone(),
+                cause,
+            };
+            let error = NodeError::Call(CallError::Untrusted {
+                url: "https://box".to_owned(),
+                untrusted: Box::new(untrusted),
+            });
+            assert_eq!(is_transient(&error), is_passing, "{error}");
+        }
+    }
+}

@@ -62,11 +62,10 @@ impl StateFiles {
 
     /// Forgets the orchestrator that was joined with a pin, after another trust has replaced it.
     pub(super) fn forget_pinned_orchestrator(&self) {
-        match fs::remove_file(self.0.join(ORCHESTRATOR_FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, file = ORCHESTRATOR_FILE, "state file could not be removed");
-            }
-            _ => {}
+        if let Err(error) = fs::remove_file(self.0.join(ORCHESTRATOR_FILE))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, file = ORCHESTRATOR_FILE, "state file could not be removed");
         }
     }
 

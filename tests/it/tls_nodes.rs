@@ -74,6 +74,22 @@ fn pinned_node_joins_and_notices_swap() {
 }
 
 #[test]
+fn outage_that_turns_untrusted_is_logged() {
+    let home = tempfile::tempdir().unwrap();
+    let mut orchestrator = OrchestratorStandIn::start();
+    let (identity, other) = (Identity::new(), Identity::new());
+    let front = TlsFront::start(&identity, &orchestrator.url);
+    orchestrator.deliver(&front.url);
+    let mut node = launch(home.path(), &front, &["--pin", &identity.pin]);
+    logged(&mut node, TAKES_JOBS);
+    orchestrator.close();
+    logged(&mut node, "heartbeat failed");
+    assert!(!node.process.stderr().contains(&other.pin));
+    front.swap(&other);
+    logged(&mut node, &other.pin);
+}
+
+#[test]
 fn pin_is_remembered_for_same_url() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();
