@@ -1,7 +1,7 @@
 //! A drill: an orchestrator on a restored data directory, which reads and neither calls nor changes anything.
 
 use crate::support::{
-    Orchestrator,
+    Orchestrator, Reply,
     client::client,
     eventually_eq,
     process::{Done, run},
@@ -58,6 +58,15 @@ fn kept_files(home: &Path) -> [Vec<(PathBuf, u64)>; 2] {
     ["contents", "logs"].map(|name| files(home, name))
 }
 
+/// Asserts that these calls were refused because of the drill.
+fn assert_refused(calls: impl IntoIterator<Item = Reply>) {
+    for reply in calls {
+        let problem = reply.problem(503, "unavailable");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("runs as a drill"), "{detail}");
+    }
+}
+
 #[test]
 fn drill_reads_and_changes_nothing() {
     let stage = Stage::set(|run, call, answer| {
@@ -103,7 +112,7 @@ fn drill_reads_and_changes_nothing() {
     assert!(reason.contains("drill"), "{reason}");
     assert_eq!(shown["status"], "not_ready");
     let command = json!({"command": ["true"]});
-    for reply in [
+    let calls = [
         user.post("/v1/tasks", &command),
         user.post("/v1/sandboxes", &json!({})),
         user.act(&format!("/v1/tasks/{running}/cancel")),
@@ -111,21 +120,15 @@ fn drill_reads_and_changes_nothing() {
         user.get(&format!("/v1/tasks/{running}/terminal")),
         user.call("DELETE", &format!("/v1/tasks/{done}"), &[], b""),
         drill.gateway.get("/readyz"),
-    ] {
-        let problem = reply.problem(503, "unavailable");
-        let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains("runs as a drill"), "{detail}");
-    }
+    ];
+    assert_refused(calls);
     node.control = drill.control.with_token(node.control.token());
-    for reply in [
+    let calls = [
         node.ask_to_register(),
         node.report(&capability("box", &node.url)),
         node.ack(&json!("1"), "applied"),
-    ] {
-        let problem = reply.problem(503, "unavailable");
-        let detail = problem["detail"].as_str().unwrap();
-        assert!(detail.contains("runs as a drill"), "{detail}");
-    }
+    ];
+    assert_refused(calls);
     let mut status = client(home.path(), &drill.gateway_url, &["status"]);
     let status = run(status.env("CYNODE_TOKEN", user.token()));
     assert!(status.stdout.contains("runs as a drill"), "{status:?}");
