@@ -23,6 +23,7 @@ use crate::{
     tls::ServerTls,
     wait,
 };
+use futures_util::{FutureExt as _, future::BoxFuture};
 use http::header;
 use hyper::{
     body::{Body as _, Incoming},
@@ -114,17 +115,18 @@ pub async fn serve<S: Send + Sync + 'static>(
         };
         let (router, policy, tls) = (router.clone(), policy.clone(), tls.clone());
         let (drain, held) = (is_draining.clone(), Arc::clone(&permit));
-        let served = async move {
-            let Some(tls) = tls else {
-                return serve_stream(stream, router, policy, held, address, connection, drain)
-                    .await;
-            };
-            match handshake::accept(stream, &tls, connection, drain.clone()).await {
-                Some(stream) => {
-                    serve_stream(stream, router, policy, held, address, connection, drain).await
+        // Each in a box of its own, so that a plain connection has not the size of an encrypted one.
+        let served: BoxFuture<'static, hyper::Result<()>> = match tls {
+            None => serve_stream(stream, router, policy, held, address, connection, drain).boxed(),
+            Some(tls) => async move {
+                match handshake::accept(stream, &tls, connection, drain.clone()).await {
+                    Some(stream) => {
+                        serve_stream(stream, router, policy, held, address, connection, drain).await
+                    }
+                    None => Ok(()),
                 }
-                None => Ok(()),
             }
+            .boxed(),
         };
         background::spawn(
             "http_connection",
