@@ -111,9 +111,8 @@ fn drill_reads_and_changes_nothing() {
     let reason = shown["reason"].as_str().unwrap();
     assert!(reason.contains("drill"), "{reason}");
     assert_eq!(shown["status"], "not_ready");
-    let command = json!({"command": ["true"]});
     let calls = [
-        user.post("/v1/tasks", &command),
+        user.post("/v1/tasks", &json!({"command": ["true"]})),
         user.post("/v1/sandboxes", &json!({})),
         user.act(&format!("/v1/tasks/{running}/cancel")),
         user.act("/v1/nodes/box/drain"),
