@@ -27,7 +27,7 @@ use crate::{
 use http::{Method, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io::Read, time::Duration};
-use trust::trust_in;
+use trust::{needs_known_key, trust_in};
 use ureq::{Agent, Body};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:12080";
@@ -61,10 +61,11 @@ impl ApiClient {
         // With a token and a gateway there is no need for a login, nor for a directory to keep one. What is remembered
         // of the gateway's key counts all the same.
         let credentials = match (&fixed_token, &named) {
-            (Some(_), Some(_)) => Credentials {
-                servers: credentials::load().unwrap_or_default().servers,
+            (Some(_), Some(url)) if needs_known_key(url, &client.trust) => Credentials {
+                servers: credentials::known_servers()?,
                 ..Credentials::default()
             },
+            (Some(_), Some(_)) => Credentials::default(),
             _ => credentials::load()?,
         };
         let url = named

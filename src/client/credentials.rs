@@ -99,6 +99,14 @@ fn lock() -> Result<CredentialsLock, Failure> {
     Ok(CredentialsLock { _file: file })
 }
 
+/// What is remembered of the keys of gateways; nothing where there is no directory to keep it.
+pub fn known_servers() -> Result<BTreeMap<String, KnownServer>, Failure> {
+    match directory() {
+        Ok(_) => load().map(|credentials| credentials.servers),
+        Err(_) => Ok(BTreeMap::new()),
+    }
+}
+
 /// Stored logins; none when there is no file.
 pub fn load() -> Result<Credentials, Failure> {
     let path = directory()?.join("credentials.json");

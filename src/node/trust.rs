@@ -17,8 +17,8 @@ pub(super) fn trust(settings: &Settings, state: &StateFiles) -> Result<Trust, No
     let url = &settings.orchestrator;
     let is_encrypted = tls::is_encrypted(url);
     let is_explicit = settings.pin.is_some() || settings.ca_file.is_some();
-    // Plain HTTP inside of this machine needs no trust.
-    let is_local = !is_encrypted && !tls::is_exposed(url);
+    // Plain HTTP inside of this machine needs no trust, and the orchestrator of `dev` is this process.
+    let is_local = settings.ephemeral || (!is_encrypted && !tls::is_exposed(url));
     if is_local || (is_encrypted && is_explicit) {
         return Ok(settings.trust());
     }

@@ -172,6 +172,12 @@ fn encrypted_terminal_goes_to_pinned_key_only() {
     assert_eq!(shell(&other.pin).ends().code, 3);
     assert_eq!(front.take_received(), "", "no token");
 
+    // The name is looked up at the right server, and the terminal meets another one.
+    front.swap_after_next(&other);
+    assert_eq!(shell(&identity.pin).ends().code, 3);
+    assert!(!front.take_received().contains("/terminal"));
+    front.swap(&identity);
+
     let mut shell = shell(&identity.pin);
     shell.shows("$ ");
     shell.types("a");

@@ -41,6 +41,11 @@ impl ApiClient {
     }
 }
 
+/// Whether what is remembered of the gateway's key decides about a connection to it.
+pub(super) fn needs_known_key(url: &str, flags: &TrustFlags) -> bool {
+    tls::is_encrypted(url) && flags.pin.is_none() && flags.ca_file.is_none()
+}
+
 /// Rule by which the gateway at `url` is trusted: a pin or a file that is given, else what its login remembers, else the
 /// authorities of the system.
 pub(super) fn trust_in(

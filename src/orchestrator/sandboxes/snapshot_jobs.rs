@@ -63,8 +63,8 @@ pub(in crate::orchestrator) async fn fail_if_deleted(state: &AppState, user: Use
         return;
     };
     match is_known(state, user, image).await {
-        Ok(true) => {}
-        Ok(false) => fail_waiting(state, user, name).await,
+        Ok(Some(false)) => fail_waiting(state, user, name).await,
+        Ok(Some(true) | None) => {}
         Err(error) => {
             let reason = &error.problem().detail;
             tracing::warn!(

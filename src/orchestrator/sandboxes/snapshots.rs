@@ -172,7 +172,7 @@ pub(in crate::orchestrator) async fn check_known(
     user: UserId,
     image: &str,
 ) -> Result<(), ApiError> {
-    if !is_snapshot(image) || is_known(state, user, image).await? {
+    if !is_snapshot(image) || is_known(state, user, image).await? == Some(true) {
         return Ok(());
     }
     let shown = shown_image(image.to_owned());
@@ -184,17 +184,18 @@ pub(in crate::orchestrator) async fn check_known(
 }
 
 /// Whether a node has this snapshot of a user, as far as known. One that is offline, or can't tell all its images, may.
+/// `None` where a node that may have a new one does not answer.
 pub(super) async fn is_known(
     state: &AppState,
     user: UserId,
     image: &str,
-) -> Result<bool, ApiError> {
+) -> Result<Option<bool>, ApiError> {
     let may_have = |node: &Node| {
         let report = &node.capability;
         report.has_local_image(image) || (can_save(node) && report.local_images().is_none())
     };
     if state.store.node_list().await?.iter().any(may_have) {
-        return Ok(true);
+        return Ok(Some(true));
     }
     // A report may be older than the snapshot.
     let shown = shown_image(image.to_owned());
@@ -204,10 +205,10 @@ pub(super) async fn is_known(
         .iter()
         .find(|(_, snapshot)| snapshot.image == shown);
     let Some((node, _)) = newer else {
-        return Ok(false);
+        return Ok(found.unreachable.is_empty().then_some(false));
     };
     note(state, node, image, true).await;
-    Ok(true)
+    Ok(Some(true))
 }
 
 /// Deletes a snapshot on each node that has it. One that fails does not keep it on the others; the first failure counts.

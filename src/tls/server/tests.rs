@@ -5,7 +5,7 @@ use crate::tls::Trust;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, ServerConnection,
-    pki_types::ServerName,
+    client::Resumption, pki_types::ServerName,
 };
 use tempfile::TempDir;
 
@@ -54,7 +54,11 @@ fn handshake(tls: &ServerTls, settings: &Arc<ClientConfig>) -> Option<HandshakeK
 fn sessions_are_not_resumed() {
     let home = TempDir::new().unwrap();
     let tls = ServerTls::from_files(made(&home, "one")).unwrap();
-    let settings = Trust::new(Some(tls.pin()), None).config().unwrap();
+    let trust = Trust::new(Some(tls.pin()), None);
+    // A client of ours would not resume a session either.
+    let mut settings = ClientConfig::clone(&trust.config().unwrap());
+    settings.resumption = Resumption::in_memory_sessions(8);
+    let settings = Arc::new(settings);
     for _ in 0..2 {
         assert_eq!(handshake(&tls, &settings), Some(HandshakeKind::Full));
     }
