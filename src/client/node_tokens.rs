@@ -58,8 +58,12 @@ fn create(args: NodeTokenCreateArgs) -> Result<(), Failure> {
     let (token, details) = (clean(&created.token), &created.details);
     print::note("This token is shown only once:");
     print::line(&token)?;
+    let slug = details.slug.as_ref();
+    let slug = slug.map_or_else(String::new, |slug| format!(" --slug {}", clean(slug)));
+    // Without the token: a log of what a script says is no place for it.
     print::note(&format!(
-        "\nOn the new machine{}, until {}:\n\n  echo {token} | cynode node --join-file -\n",
+        "\nPut it into a file on the new machine{}, and start there, until {}:\n\n  cynode node --join-file FILE{slug}\n\n\
+         Keep the file (0600): the node shows the token at each start.\n",
         number_of_nodes(details.uses),
         details.expires_at
     ));

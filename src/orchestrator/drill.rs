@@ -25,7 +25,7 @@ use std::path::Path;
 
 /// Text for everybody who asks for more than a drill gives.
 pub(super) const REASON: &str = "this orchestrator runs as a drill (--drill), on a restored copy: it calls no nodes and changes nothing; \
-    use the orchestrator that is in service, or restart this one without --drill";
+    use the orchestrator that is in service";
 /// Reason of each node.
 pub(super) const NODE_REASON: &str =
     "this orchestrator runs as a drill (--drill) and calls no nodes";

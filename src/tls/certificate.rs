@@ -57,7 +57,11 @@ impl OwnCertificate {
         };
         let spare = KeyPair::generate().map_err(io::Error::other)?;
         let (text, is_new) = data_dir.secret(file, || Zeroizing::new(spare.serialize_pem()))?;
-        if is_new {
+        if is_new && data_dir.join(CERTIFICATE_FILE).exists() {
+            tracing::warn!(
+                "made another TLS key, since keys/tls.key is missing; all nodes and users need its pin"
+            );
+        } else if is_new {
             tracing::info!(
                 "made a TLS key; nodes and users recognize this orchestrator by its pin"
             );

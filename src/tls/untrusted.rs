@@ -118,7 +118,8 @@ pub fn reason(error: &(dyn Error + 'static)) -> Option<String> {
     Some(match (Untrusted::find(error), fault) {
         (Some(untrusted), _) => untrusted.to_string(),
         (None, rustls::Error::InvalidMessage(_)) => {
-            "the server does not speak TLS there; write http:// in the URL, or start the orchestrator with --tls on"
+            "the server does not speak TLS there, or somebody in between has it seem so; check the port, and whether the \
+             orchestrator runs with --tls on (with http:// in the URL, everybody in between can read what is sent)"
                 .to_owned()
         }
         (None, fault) => format!("the TLS handshake failed: {fault}"),

@@ -284,11 +284,12 @@ fn token_commands_create_list_and_remove() {
     let created = cli(&[&["create", "--uses", "3", "--slug", "box"][..], &url].concat());
     assert_eq!(created.code, 0, "{created:?}");
     let token = created.stdout.trim();
-    let command = format!("echo {token} | cynode node --join-file -\n");
+    let command = "cynode node --join-file FILE --slug box\n";
     assert!(
-        token.starts_with("cyj_") && created.stderr.contains(&command),
+        token.starts_with("cyj_") && created.stderr.contains(command),
         "{created:?}"
     );
+    assert!(!created.stderr.contains(token), "{created:?}");
     assert!(created.stderr.contains("shown only once"), "{created:?}");
     let list = cli(&["list"]);
     assert!(
