@@ -146,8 +146,7 @@ fn last_use_goes_to_one_of_many() {
     assert_eq!(statuses, [201, 201, 403, 403, 403, 403, 403, 403]);
 }
 
-/// Asserts that a guess is refused with this status five times, and is slowed then. The wait doubles with each one that
-/// comes after it, so a slow machine meets one that is long enough.
+/// Asserts that guesses are slowed after five. The wait doubles, so that a slow machine meets one that is long enough.
 fn assert_slowed(refused: u16, guess: impl Fn() -> u16) {
     for _ in 0..5 {
         assert_eq!(guess(), refused);
