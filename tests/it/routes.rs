@@ -241,6 +241,7 @@ fn list_of_routes_is_complete() {
     let sources = [
         &[
             "src/orchestrator/gateway/mod.rs",
+            "src/orchestrator/gateway/join_tokens.rs",
             "src/orchestrator/gateway/sandboxes.rs",
             "src/orchestrator/gateway/sandbox_calls.rs",
             "src/orchestrator/gateway/snapshots.rs",
