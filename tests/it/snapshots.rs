@@ -42,12 +42,16 @@ impl Drop for Images {
 /// Sandbox that starts from an image, with what is in it.
 fn start(user: &Api, image: &str) -> Sandbox {
     let created = user.post("/v1/sandboxes", &json!({"image": image}));
-    let sandbox = created.json(201);
-    assert_eq!(sandbox["status"], "running", "{sandbox}");
-    assert_eq!(sandbox["image"], image);
+    let created = created.json(201);
+    assert_eq!(created["image"], image);
+    let id = created["id"].as_str().unwrap().to_owned();
+    // The report of a busy node may be older than a new snapshot.
+    eventually_eq("the sandbox runs", json!("running"), || {
+        user.get(&format!("/v1/sandboxes/{id}")).json(200)["status"].clone()
+    });
     Sandbox {
         user: user.clone(),
-        id: sandbox["id"].as_str().unwrap().to_owned(),
+        id,
     }
 }
 
