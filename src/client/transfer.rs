@@ -58,7 +58,7 @@ impl ApiClient {
         let headers = [("content-range", range.as_str())];
         // An empty content has no range.
         let headers = if size == 0 { &[][..] } else { &headers };
-        let body = Payload::Stream(body, size.saturating_sub(start));
+        let body = Payload::Stream(body, Some(size.saturating_sub(start)));
         let answer = self.exchange(&Method::POST, path, headers, body)?;
         if answer.status() == 416 || answer.status() == 308 {
             return Ok(Sent::Elsewhere);

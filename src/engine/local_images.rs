@@ -3,9 +3,10 @@
 //!
 //! A listing takes podman some 50 ms, so it is repeated only when the image index has changed; and much longer while
 //! podman is busy, so a report waits for it only a moment, and has the list before otherwise. Podman computes the size
-//! of each image that it lists, so it lists no others.
+//! of each image that it lists, so it lists no others. Snapshots of sandboxes are not among them: the worker knows its own,
+//! without a delay.
 
-use super::{EngineError, Images, image_metadata::IndexStamp};
+use super::{Images, image_metadata::IndexStamp};
 use crate::{
     api::{image::ImageRef, snapshots::is_snapshot},
     background,
@@ -13,17 +14,14 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// Filters of podman for the images of `localhost/`, and for snapshots of sandboxes.
-const FILTERS: [&str; 2] = [
-    "--filter=reference=localhost/*",
-    "--filter=reference=localhost/cynode-snapshots/*",
-];
+/// Filter of podman for the images of `localhost/`.
+const FILTER: &str = "--filter=reference=localhost/*";
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait of a report for a new list.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after a listing that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
-/// Maximum number of names of snapshots, and of other images, so that a report stays small; with more there is no list.
+/// Maximum number of names, so that a report stays small; with more there is no list.
 const MAX_NAMES: usize = 64;
 /// Longest name, in bytes; with a longer one there is no list.
 const MAX_NAME_BYTES: usize = 256;
@@ -56,8 +54,8 @@ impl LocalNames {
 }
 
 impl Images {
-    /// Names of images of `localhost/`; `None` where podman can't tell them, or where there are too many or too long
-    /// ones to say that others are missing.
+    /// Names of images of `localhost/` that are no snapshots; `None` where podman can't tell them, or where there are too
+    /// many or too long ones to say that others are missing.
     pub async fn local_names(self: &Arc<Self>) -> Option<Vec<String>> {
         let stamp = self.engine.index_stamp().await?;
         let is_due = {
@@ -77,18 +75,10 @@ impl Images {
         self.local.lock().names()
     }
 
-    /// Podman's list of names. In a filter `*` stands for no slash, and only in later versions are two filters alternatives.
-    async fn list(&self) -> Result<String, EngineError> {
-        let mut listed = String::new();
-        for filter in FILTERS {
-            let call = ["images", "--format={{.Repository}}:{{.Tag}}", filter];
-            listed += &self.engine.call(&call, LIST_TIMEOUT).await?;
-        }
-        Ok(listed)
-    }
-
     async fn list_local(&self, stamp: IndexStamp) {
-        let listed = self.list().await.inspect_err(|error| {
+        let call = ["images", "--format={{.Repository}}:{{.Tag}}", FILTER];
+        let listed = self.engine.call(&call, LIST_TIMEOUT).await;
+        let listed = listed.inspect_err(|error| {
             tracing::debug!(%error, "images can't be listed");
         });
         let failed_at = listed.is_err().then(Instant::now);
@@ -112,28 +102,21 @@ pub(super) fn missing(image: &ImageRef) -> String {
     }
 }
 
-/// The names, unless some of them are missing or too long. Snapshots count for themselves: users make them, and must not
-/// take the place of the operator's images.
+/// The names, unless some of them are missing or too long.
 fn complete(names: &[String]) -> Option<Vec<String>> {
     let is_short = |name: &String| name.len() <= MAX_NAME_BYTES;
-    let snapshots = names.iter().filter(|name| is_snapshot(name)).count();
-    let are_few = snapshots <= MAX_NAMES && names.len() - snapshots <= MAX_NAMES;
-    (are_few && names.iter().all(is_short)).then(|| names.to_vec())
+    (names.len() <= MAX_NAMES && names.iter().all(is_short)).then(|| names.to_vec())
 }
 
-/// Names of `localhost/` in podman's list: of snapshots and of other images one more than the maximum at most.
+/// Names of `localhost/` in podman's list, without snapshots: one more than the maximum at most.
 fn local_names(listed: &str) -> Vec<String> {
     let names = listed.lines().map(str::trim);
-    let is_local = |name: &&str| name.starts_with("localhost/") && !name.ends_with(":<none>");
+    let is_local = |name: &&str| {
+        name.starts_with("localhost/") && !name.ends_with(":<none>") && !is_snapshot(name)
+    };
     let mut names: Vec<String> = names.filter(is_local).map(str::to_owned).collect();
     names.sort_unstable();
-    // An image of two names is in both lists.
-    names.dedup();
-    let (mut snapshots, mut names): (Vec<_>, Vec<_>) =
-        names.into_iter().partition(|name| is_snapshot(name));
-    snapshots.truncate(MAX_NAMES + 1);
     names.truncate(MAX_NAMES + 1);
-    names.append(&mut snapshots);
     names
 }
 
@@ -145,29 +128,12 @@ mod tests {
     fn only_named_local_images_are_listed() {
         let long = format!("localhost/{}:1", "x".repeat(MAX_NAME_BYTES));
         let listed = "localhost/b:latest\ndocker.io/library/alpine:3\nlocalhost/a:1\nlocalhost/c:<none>\n\
-             <none>:<none>\nlocalhost.example/x:1\n";
+             <none>:<none>\nlocalhost.example/x:1\nlocalhost/cynode-snapshots/u:s\n";
         let names = local_names(listed);
         assert_eq!(names, ["localhost/a:1", "localhost/b:latest"]);
         assert_eq!(complete(&names), Some(names));
         assert_eq!(complete(&local_names(&format!("{listed}{long}\n"))), None);
         let many: String = (0..100).map(|n| format!("localhost/x:{n}\n")).collect();
         assert_eq!(complete(&local_names(&many)), None);
-    }
-
-    #[test]
-    fn snapshots_and_repeated_names_leave_room_for_others() {
-        let lines = |name: &str, count: usize| -> String {
-            (0..count).map(|n| format!("{name}:{n}\n")).collect()
-        };
-        let (others, snapshots) = ("localhost/x", "localhost/cynode-snapshots/u");
-        let full = lines(others, MAX_NAMES) + &lines(snapshots, MAX_NAMES);
-        let twice = format!("{full}{full}");
-        let listed = complete(&local_names(&twice)).map(|names| names.len());
-        assert_eq!(listed, Some(2 * MAX_NAMES));
-        for more in ["localhost/y", "localhost/cynode-snapshots/v"] {
-            let names = local_names(&(full.clone() + &lines(more, 100)));
-            assert_eq!(names.len(), 2 * MAX_NAMES + 1);
-            assert_eq!(complete(&names), None, "{more}");
-        }
     }
 }

@@ -305,9 +305,13 @@ impl Worker {
         )
     }
 
-    /// Names of the images of `localhost/`; `None` where they are unknown, or too many.
+    /// Names of the images of `localhost/`, snapshots included; `None` where they are unknown, or too many.
     pub async fn local_images(&self) -> Option<Vec<String>> {
-        self.0.api.ctx.images.local_names().await
+        let ctx = &self.0.api.ctx;
+        let mut names = ctx.images.local_names().await?;
+        // After the wait for podman, so that a report has what was made or removed meanwhile.
+        names.extend(ctx.snapshots.names());
+        Some(names)
     }
 
     /// Number of slots that are occupied by jobs of other orchestrators than the one that has access now.

@@ -19,10 +19,8 @@ pub(in crate::client) enum Payload<'a> {
     None,
     /// Bytes of a media type.
     Bytes(&'a [u8], &'static str),
-    /// Bytes that are read while they are sent, and their number.
-    Stream(&'a mut dyn Read, u64),
-    /// Bytes that are read while they are sent, whose end is not known yet.
-    Chunks(&'a mut dyn Read),
+    /// Bytes that are read while they are sent, and their number where it is known.
+    Stream(&'a mut dyn Read, Option<u64>),
 }
 
 impl<'a> Payload<'a> {
@@ -35,7 +33,6 @@ impl<'a> Payload<'a> {
             Self::None => Payload::None,
             Self::Bytes(bytes, kind) => Payload::Bytes(bytes, kind),
             Self::Stream(reader, length) => Payload::Stream(reader, *length),
-            Self::Chunks(reader) => Payload::Chunks(reader),
         }
     }
 }
@@ -80,14 +77,9 @@ impl ApiClient {
                 self.agent.run(request.map_err(CallFault::NoRequest)?)
             }
             Payload::Stream(mut body, length) => {
-                let request = request
-                    .header(header::CONTENT_TYPE, "application/octet-stream")
-                    .header(header::CONTENT_LENGTH, length)
-                    .header(header::EXPECT, "100-continue")
-                    .body(SendBody::from_reader(&mut body));
-                self.agent.run(request.map_err(CallFault::NoRequest)?)
-            }
-            Payload::Chunks(mut body) => {
+                if let Some(length) = length {
+                    request = request.header(header::CONTENT_LENGTH, length);
+                }
                 let request = request
                     .header(header::CONTENT_TYPE, "application/octet-stream")
                     .header(header::EXPECT, "100-continue")

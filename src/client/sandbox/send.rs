@@ -74,7 +74,7 @@ fn send(api: &ApiClient, target: &Target, manifest: Manifest, place: &str) -> Re
         progress: Progress::start("copy", &name, size),
         failure: None,
     };
-    let sent = put(api, &path, Payload::Stream(&mut body, size));
+    let sent = put(api, &path, Payload::Stream(&mut body, Some(size)));
     // A failure to read here looks like one of the connection.
     body.failure.map_or(sent, |error| Err(usage(error)))
 }
@@ -88,7 +88,7 @@ pub(super) fn stdin(
     let path = Some(to.path.as_str());
     let path = paths::with_query(&target.path("/archive"), &[("path", path)]);
     let mut body = io::stdin().lock();
-    put(api, &path, Payload::Chunks(&mut body))?;
+    put(api, &path, Payload::Stream(&mut body, None))?;
     Ok(to.path.clone())
 }
 

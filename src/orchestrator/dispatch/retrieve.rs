@@ -165,8 +165,10 @@ impl<'a> Retrieval<'a> {
         let fetches = stream::iter(fetches).buffered(MAX_CONCURRENT);
         let mut fetched = pin!(fetches.collect());
         tokio::select! {
-            fetched = &mut fetched => return fetched,
+            // First, since a fetch that finds the task canceled would end with a reason of its own.
+            biased;
             () = self.stop_requested() => {}
+            fetched = &mut fetched => return fetched,
         }
         self.stopped.send_replace(true);
         fetched.await

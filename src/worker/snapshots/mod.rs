@@ -41,14 +41,14 @@ use crate::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use uuid::Uuid;
 
-/// Most snapshots of a node: a report names at most 64 images of `localhost/`.
+/// Most snapshots of a node, since a report names them all.
 const MAX_SNAPSHOTS: usize = 48;
 /// Most snapshots of a user on a node, so that one leaves some to others.
 const MAX_SNAPSHOTS_PER_USER: usize = 16;
@@ -115,6 +115,15 @@ impl Snapshots {
     /// All snapshots.
     pub(super) fn list(&self) -> Vec<StoredSnapshot> {
         self.known.lock().values().cloned().collect()
+    }
+
+    /// Names of the images of all.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        let known = self.known.lock();
+        known
+            .values()
+            .map(|snapshot| snapshot.image.clone())
+            .collect()
     }
 
     /// Number of snapshots, and their bytes with those of removed ones that are still in use.
