@@ -85,6 +85,8 @@ kinds! {
     UnsupportedMediaType = 415 "unsupported-media-type" "The media type is not supported";
     /// The request names a host that is not this server's.
     Misdirected = 421 "misdirected-request" "The request is for another host";
+    /// The call needs another protocol, to which the connection has to change.
+    UpgradeRequired = 426 "upgrade-required" "Another protocol is required";
     /// A rate or a number of concurrent calls exceeds its limit.
     TooManyRequests = 429 "too-many-requests" "Too many requests";
     /// The queue of tasks is full.

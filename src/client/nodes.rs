@@ -143,10 +143,7 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         ),
         ("warm sandboxes", warm(node)),
         ("labels", clean(&node.labels.join(", "))),
-        (
-            "worker API",
-            clean(node.worker_api_target_url.as_deref().unwrap_or("-")),
-        ),
+        ("worker API", worker_api(node)),
         (
             "config",
             format!("{} (acknowledged {})", node.config_version, clean(acked)),
@@ -161,6 +158,14 @@ fn show(node: &NodeView) -> Result<(), Failure> {
         print::line(&format!("warning: {}", clean(warning)))?;
     }
     Ok(())
+}
+
+/// Way to the Worker API of a node.
+fn worker_api(node: &NodeView) -> String {
+    if node.via_tunnel {
+        return "via tunnel".to_owned();
+    }
+    clean(node.worker_api_target_url.as_deref().unwrap_or("-"))
 }
 
 /// Sandboxes of a node that wait for jobs.

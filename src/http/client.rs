@@ -1,12 +1,15 @@
-//! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP or TLS, without proxies.
+//! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP or TLS, without proxies; or over the
+//! [tunnel](super::tunnel) that a node has opened.
 
 pub use super::call_error::CallError;
 
 use super::{
-    call_error::{malformed, not_sent, transport},
+    call_error::{malformed, transport},
     client_response::{ByteStream, ClientResponse, JsonLines, collect},
     json_body::parse_json,
-    resolve::{AddressGuard, Connector},
+    resolve::AddressGuard,
+    transport::Transport,
+    tunnel::TunnelLink,
 };
 use crate::{
     api::{
@@ -21,15 +24,9 @@ use futures_util::{Stream, TryStreamExt as _};
 use http::{Method, StatusCode, header, response};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::{
-    client::legacy,
-    rt::{TokioExecutor, TokioTimer},
-};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{borrow::Cow, convert::Infallible, io, sync::Arc, time::Duration};
 
-/// Time for a connection to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for an answer that is not a stream.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which an idle connection is kept: shorter than a cynode listener keeps it.
@@ -42,10 +39,10 @@ const PROBE_BODY_BYTES: usize = 4096;
 /// Body of a call: whole, or a stream.
 pub type CallBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// HTTP client with a pool of connections; cheap to clone.
+/// HTTP client; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    pub(super) inner: legacy::Client<Connector, CallBody>,
+    transport: Transport,
     answer_timeout: Duration,
 }
 
@@ -77,32 +74,25 @@ impl Client {
         Self::build(guard, Trust::default(), idle_timeout)
     }
 
-    fn build(guard: AddressGuard, trust: Trust, idle_timeout: Duration) -> Self {
-        let connector = Connector::new(guard, trust, |connector| {
-            connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-            connector.set_nodelay(true);
-            // A node that lost power sends no FIN; keepalive detects that within about 20 s.
-            connector.set_keepalive(Some(Duration::from_secs(10)));
-            connector.set_keepalive_interval(Some(Duration::from_secs(5)));
-            connector.set_keepalive_retries(Some(2));
-            // Same for sent data that is not acknowledged, which keepalive does not cover.
-            #[cfg(target_os = "linux")]
-            connector.set_tcp_user_timeout(Some(Duration::from_secs(20)));
-        });
-        let inner = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(idle_timeout)
-            .build(connector);
+    /// Client that calls over a tunnel, whatever the host in its URLs.
+    pub fn over_tunnel(link: TunnelLink) -> Self {
         Self {
-            inner,
+            transport: Transport::Tunnel(link),
+            answer_timeout: ANSWER_TIMEOUT,
+        }
+    }
+
+    fn build(guard: AddressGuard, trust: Trust, idle_timeout: Duration) -> Self {
+        Self {
+            transport: Transport::pool(guard, trust, idle_timeout),
             answer_timeout: ANSWER_TIMEOUT,
         }
     }
 
     /// Call to `url`, to be completed and sent.
-    pub fn call(&self, method: Method, url: impl Into<String>) -> Call<'_> {
+    pub fn call<'a>(&self, method: Method, url: impl Into<String>) -> Call<'a> {
         Call {
-            client: self,
+            client: self.clone(),
             method,
             url: url.into(),
             bearer: None,
@@ -110,6 +100,17 @@ impl Client {
             range_start: None,
             content: CallContent::None,
         }
+    }
+}
+
+impl Client {
+    /// Sends a request as it is; see [`forward`](super::forward).
+    pub(super) async fn request(
+        &self,
+        url: &str,
+        request: http::Request<CallBody>,
+    ) -> Result<http::Response<Incoming>, CallError> {
+        self.transport.request(url, request).await
     }
 }
 
@@ -124,7 +125,7 @@ enum CallContent {
 
 /// Call that is being built.
 pub struct Call<'a> {
-    client: &'a Client,
+    client: Client,
     method: Method,
     url: String,
     bearer: Option<Cow<'a, str>>,
@@ -278,25 +279,7 @@ impl<'a> Call<'a> {
         if parts.status.is_success() {
             return Ok((parts, body));
         }
-        let bytes = read_whole(url.clone(), body, answer_timeout)
-            .await
-            .unwrap_or_default();
-        let mut problem: ProblemBody = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
-            kind: String::new(),
-            title: String::new(),
-            status: parts.status.as_u16(),
-            detail: "no reason given; check that this is the address of a cynode".to_owned(),
-            instance: String::new(),
-            errors: Vec::new(),
-            missing: Vec::new(),
-        });
-        // The text goes to the log, and to the database as the end of a job.
-        problem.detail = truncated(problem.detail.replace(char::is_control, " "));
-        Err(CallError::Refused {
-            url,
-            status: parts.status,
-            problem: Box::new(problem),
-        })
+        Err(refusal(url, parts.status, body, answer_timeout).await)
     }
 
     /// Sends the call and receives the head of its answer, of any status.
@@ -346,15 +329,14 @@ impl<'a> Call<'a> {
         let request = request
             .body(body)
             .map_err(|error| malformed(error.to_string()))?;
-        let sent = client.inner.request(request);
-        let answered = match limit {
+        let sent = client.transport.request(&url, request);
+        let answer = match limit {
             Some(limit) => tokio::time::timeout(limit, sent)
                 .await
                 .map_err(|_| transport(&url, "timed out"))?,
             None => sent.await,
         };
-        let answer = answered.map_err(|error| not_sent(&url, &error))?;
-        Ok(answer.into_parts())
+        Ok(answer?.into_parts())
     }
 }
 
@@ -362,6 +344,34 @@ impl<'a> Call<'a> {
 pub fn whole(bytes: Bytes) -> CallBody {
     let never = |error: Infallible| match error {};
     Full::new(bytes).map_err(never).boxed_unsync()
+}
+
+/// Error of an answer that is no success, whose body is read for `limit` at most.
+pub(super) async fn refusal(
+    url: String,
+    status: StatusCode,
+    body: Incoming,
+    limit: Duration,
+) -> CallError {
+    let bytes = read_whole(url.clone(), body, limit)
+        .await
+        .unwrap_or_default();
+    let mut problem: ProblemBody = parse_json(&bytes).unwrap_or_else(|_| ProblemBody {
+        kind: String::new(),
+        title: String::new(),
+        status: status.as_u16(),
+        detail: "no reason given; check that this is the address of a cynode".to_owned(),
+        instance: String::new(),
+        errors: Vec::new(),
+        missing: Vec::new(),
+    });
+    // The text goes to the log, and to the database as the end of a job.
+    problem.detail = truncated(problem.detail.replace(char::is_control, " "));
+    CallError::Refused {
+        url,
+        status,
+        problem: Box::new(problem),
+    }
 }
 
 async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Bytes, CallError> {

@@ -1,7 +1,7 @@
 //! Requests of others that are passed on: to another role, or to a model server.
 
 use super::{
-    call_error::{CallError, not_sent},
+    call_error::CallError,
     client::{CallBody, Client},
 };
 use hyper::body::Incoming;
@@ -16,7 +16,6 @@ impl Client {
         // Without the query, which may be a command line or the path of a file: errors reach the log.
         let mut url = request.uri().to_string();
         url.truncate(url.find('?').unwrap_or(url.len()));
-        let answer = self.inner.request(request).await;
-        answer.map_err(|error| not_sent(&url, &error))
+        self.request(&url, request).await
     }
 }

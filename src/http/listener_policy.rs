@@ -8,7 +8,7 @@ use crate::api::problem::Problem;
 use http::{HeaderMap, HeaderName, uri::Authority};
 use ipnet::IpNet;
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -56,6 +56,16 @@ impl ListenerPolicy {
     /// Policy of a listener that one client has to itself.
     pub(super) fn private() -> Self {
         Self::new(&[], AllowedHosts::default())
+    }
+
+    /// Policy of a tunnel, on which one client may have `limit` streams.
+    pub(super) fn of_tunnel(limit: usize) -> Self {
+        Self {
+            // The peer of every stream: a trusted one may have all.
+            proxies: [IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))].into(),
+            hosts: Arc::default(),
+            limiter: ConnectionLimiter::new(limit),
+        }
     }
 
     /// Permit for a connection from `peer`; `None` where too many are open.

@@ -28,6 +28,8 @@ pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
+mod transport;
+pub mod tunnel;
 pub mod untrusted;
 pub mod upgrade;
 mod warnings;

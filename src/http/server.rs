@@ -202,7 +202,7 @@ where
 }
 
 /// Answers one request. Its connection is not evicted for another one before the whole answer was handed over.
-async fn handle_request<S: Send + Sync + 'static>(
+pub(super) async fn handle_request<S: Send + Sync + 'static>(
     policy: ListenerPolicy,
     router: Router<S>,
     permit: Arc<ConnectionPermit>,

@@ -14,7 +14,7 @@
 //! | calls of models | [`inference`] |
 //! | exercises with a backup | [`drill`] |
 //! | join tokens | [`join_tokens`] |
-//! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
+//! | calls to nodes | [`node_client`], [`node_address`], [`tunnels`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
 //! nodes and are followed again after the next start ([`recovery`]).
@@ -67,6 +67,7 @@ mod summary;
 mod task_log;
 mod task_watch;
 mod tasks;
+mod tunnels;
 mod usage;
 mod waiting;
 

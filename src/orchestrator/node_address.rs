@@ -3,6 +3,8 @@
 //! A node reports the URL of its Worker API itself. It is checked with the report, so that the node gets the
 //! error, and again at each connection, since its name may resolve to another address by then. A URL that the
 //! operator sets with `--worker-url` is not checked.
+//!
+//! A node that opens a [tunnel](super::tunnels) is called there, and needs no address.
 
 use super::{AppState, Settings};
 use crate::{
@@ -14,6 +16,7 @@ use crate::{
         client::Client,
         request::Request,
         resolve::{self, AddressGuard},
+        tunnel::TUNNEL_URL,
     },
     store::Node,
 };
@@ -42,13 +45,20 @@ impl HttpClients {
 }
 
 impl AppState {
-    /// URL of a node's Worker API: the operator's, or else the one that the node reported.
+    /// URL of a node's Worker API: the operator's, or else [that of its tunnel](TUNNEL_URL), where it is connected, or
+    /// else the one that the node reported. A node without one that opens a tunnel is called there once it has.
     pub(super) fn worker_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
-        self.settings
-            .worker_urls
-            .get(&node.slug)
-            .or(node.worker_url.as_ref())
-            .map(String::as_str)
+        let tunnel = |is_used: bool| is_used.then_some(TUNNEL_URL);
+        let set = self.settings.worker_urls.get(&node.slug);
+        set.map(String::as_str)
+            .or_else(|| tunnel(self.nodes.tunnels.is_connected(node.id)))
+            .or(node.worker_url.as_deref())
+            .or_else(|| tunnel(node.capability.has_tunnel()))
+    }
+
+    /// Same, where it is no tunnel.
+    pub(super) fn listening_url<'a>(&'a self, node: &'a Node) -> Option<&'a str> {
+        self.worker_url(node).filter(|url| *url != TUNNEL_URL)
     }
 
     /// Same, where the node may be called: not in a drill.
@@ -56,14 +66,17 @@ impl AppState {
         self.worker_url(node).filter(|_| !self.settings.drill)
     }
 
-    /// HTTP client that may call a node.
-    pub(super) fn http_client_for(&self, node: &Node) -> &Client {
+    /// HTTP client that may call a node at this URL.
+    pub(super) fn http_client_for(&self, node: &Node, url: &str) -> Client {
+        if url == TUNNEL_URL {
+            return self.nodes.tunnels.client(node.id);
+        }
         let reach = if self.settings.worker_urls.contains_key(&node.slug) {
             Reach::Anywhere
         } else {
             node.capability.reach()
         };
-        &self.nodes.clients.for_reach(reach).1
+        self.nodes.clients.for_reach(reach).1.clone()
     }
 
     /// Checks the URL of the Worker API in a report against the address that the node calls from, and records the

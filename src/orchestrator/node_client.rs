@@ -1,8 +1,7 @@
 //! Interface to a node: run, attach, list, cancel, forget, probe.
 //!
-//! This is the only place in the orchestrator that knows how a node is called: today over HTTP, at its Worker
-//! API. A tunnel that the node opens can take that place without a change elsewhere. The policy of these
-//! calls stands here, too: time limits, backoff ([`retry_backoff`]), both tokens of a node. A failed call is
+//! This is the only place in the orchestrator that knows how a node is called: over HTTP, at the URL of its Worker
+//! API, or over the [tunnel](super::tunnels) that it has opened. The policy of these calls stands here, too: time limits, backoff ([`retry_backoff`]), both tokens of a node. A failed call is
 //! a [`NodeCallError`], which says whether the node may have acted.
 //!
 //! Every call about a job names the attempt, so that a repeated or late call never touches a newer one. `run`
@@ -68,7 +67,7 @@ pub(super) const fn retry_backoff() -> Backoff {
 /// Worker API of one node.
 #[derive(Clone)]
 pub(super) struct NodeClient<'a> {
-    client: &'a Client,
+    client: Client,
     /// Slug of the node, for the log.
     slug: String,
     base_url: String,
@@ -122,15 +121,16 @@ impl Readiness {
 }
 
 impl AppState {
-    /// Client of `node`; `None` before the node has reported the URL of its Worker API, and in a drill.
+    /// Client of `node`; `None` before the node has reported the URL of its Worker API or its tunnel, and in a drill.
     pub(super) fn node_client(&self, node: &Node) -> Option<NodeClient<'_>> {
         let token = |registration| self.identity.worker_token(node.id, registration);
         let served = node.served_config();
         let registration = served.as_ref().map(|served| served.registration);
+        let url = self.callable_url(node)?;
         Some(NodeClient {
-            client: self.http_client_for(node),
+            client: self.http_client_for(node, url),
             slug: node.slug.clone(),
-            base_url: self.callable_url(node)?.trim_end_matches('/').to_owned(),
+            base_url: url.trim_end_matches('/').to_owned(),
             tokens: Tokens {
                 newest: token(registration.unwrap_or(node.registration)),
                 applied: served.and_then(|served| served.applied).map(token),

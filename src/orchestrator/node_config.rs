@@ -44,7 +44,7 @@ pub(super) async fn serve(
     config.orchestrator_id = Some(store.orchestrator_id().clone());
     config.report_interval_seconds = Some(nodes::REPORT_INTERVAL_SECONDS);
     config.worker_api.orchestrator_bearer_token = token;
-    let target = state.worker_url(node).unwrap_or_default();
+    let target = state.listening_url(node).unwrap_or_default();
     target.clone_into(&mut config.orchestrator.endpoints.worker_api_target_url);
     Ok(config)
 }

@@ -86,6 +86,8 @@ pub(super) async fn register(
     };
     check_instance(state, id, &slug, instance.as_deref(), origin).await?;
     tracing::info!(new = is_new, address = %origin.address, "node registered");
+    // It was opened with a token that is not valid any more.
+    state.nodes.tunnels.close(id);
     state.nodes.slots.log_excess_slots(&slug, None, offered);
     state.nodes.reconciler.mark_dirty(id);
     let (token, expires_at) = state.identity.node_token(id, registration)?;
@@ -150,12 +152,14 @@ pub(super) async fn report(
     Ok(())
 }
 
-/// Address of a Worker API that listens, where a report changes it; the operator's address is not changed.
+/// Address of a Worker API that listens, where a report changes it; neither the operator's address nor a tunnel is changed.
 fn new_address(state: &AppState, node: &Node, report: &CapabilityReport) -> Option<String> {
     let listens = node.ack_status == Some(AckStatus::Applied);
-    let is_set = state.settings.worker_urls.contains_key(&node.slug);
+    let is_elsewhere = state.settings.worker_urls.contains_key(&node.slug)
+        || state.nodes.tunnels.is_connected(node.id);
     let url = report.worker_url();
-    let url = url.filter(|url| listens && !is_set && node.worker_url.as_deref() != Some(*url));
+    let url =
+        url.filter(|url| listens && !is_elsewhere && node.worker_url.as_deref() != Some(*url));
     url.map(str::to_owned)
 }
 

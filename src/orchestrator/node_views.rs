@@ -15,6 +15,7 @@ use crate::{
         nodes::{NodeStatus, NodeView},
         time::Time,
     },
+    http::tunnel::TUNNEL_URL,
     store::Node,
 };
 use std::{collections::HashMap, sync::Arc};
@@ -69,7 +70,6 @@ impl AppState {
 
     /// View of a node whose running jobs have these graphics processors. Only admins see the node's own texts.
     fn node_view(&self, node: Node, gpus: &GpuPool, is_for_admin: bool) -> NodeView {
-        let url = self.worker_url(&node).map(str::to_owned);
         let now = Time::now();
         let contact = self.nodes.liveness.last_contact(&node);
         let mut readiness = self.node_readiness(&node, now);
@@ -109,7 +109,8 @@ impl AppState {
             warnings: warnings.map(|text| sanitize(text)).collect(),
             status: readiness.status,
             reason,
-            worker_api_target_url: url,
+            worker_api_target_url: self.listening_url(&node).map(str::to_owned),
+            via_tunnel: self.worker_url(&node) == Some(TUNNEL_URL),
             config_stale: stale,
             config_version: node.config_version.to_string(),
             acked_config_version: node.ack_version.map(|version| version.to_string()),

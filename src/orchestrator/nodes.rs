@@ -109,6 +109,7 @@ pub(super) async fn forget(
     match state.store.node_forget(slug.clone(), event).await? {
         ForgetOutcome::Forgotten(id) => {
             state.nodes.backoff.clear(id);
+            state.nodes.tunnels.forget(id);
             state.nodes.reachability.forget(id);
             state.nodes.instances.forget(&id);
             state.metrics.models.forget_node(&slug);

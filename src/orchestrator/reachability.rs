@@ -23,7 +23,10 @@ use crate::{
     api::{NodeId, nodes::AckStatus, time::Time},
     backoff::nth_delay,
     errors,
-    http::server::{Shutdown, shutdown_requested},
+    http::{
+        server::{Shutdown, shutdown_requested},
+        tunnel::TUNNEL_URL,
+    },
     store::{Node, StoreError},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -119,9 +122,14 @@ impl Reachability {
         records.insert(node, record);
     }
 
+    /// Has the probes that are due made now.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Waits for the probe of a node that was marked, for a short time: a node that is slow is probed all the same.
     pub(super) async fn wait_probed(&self, node: NodeId) {
-        self.wake.notify_one();
+        self.wake();
         let is_pending = || {
             let records = self.records();
             let record = records.get(&node);
@@ -157,7 +165,7 @@ impl Reachability {
             Outcome::Unreachable(reason) if record.url == url => Some(reason.clone()),
             _ => Some(Reason::with_detail(
                 "starting: the orchestrator checks whether it can reach it",
-                Some(&format!("its Worker API is at {url}")),
+                Some(&place(url)),
             )),
         }
     }
@@ -233,6 +241,14 @@ impl AppState {
         let url = self.worker_url(node)?;
         self.nodes.reachability.obstacle(node.id, url)
     }
+}
+
+/// Place of a Worker API, for admins.
+fn place(url: &str) -> String {
+    if url == TUNNEL_URL {
+        return "its Worker API is behind its tunnel".to_owned();
+    }
+    format!("its Worker API is at {url}")
 }
 
 /// Probes nodes until `shutdown`.

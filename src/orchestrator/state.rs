@@ -28,6 +28,7 @@ use super::{
     sends::Sends,
     slots::SlotLimits,
     task_watch::TaskWatches,
+    tunnels::Tunnels,
     usage::UsageRecorder,
 };
 use crate::{
@@ -108,6 +109,8 @@ pub(super) struct Jobs {
 pub(super) struct Nodes {
     /// HTTP clients for Worker APIs, by the network in which those may be.
     pub(super) clients: HttpClients,
+    /// Tunnels that nodes have opened.
+    pub(super) tunnels: Tunnels,
     /// Limits of jobs per node and in total.
     pub(super) slots: SlotLimits,
     /// Answers of nodes whose reports are late.
@@ -126,6 +129,7 @@ impl Nodes {
     fn new(settings: &Settings) -> Self {
         Self {
             clients: HttpClients::new(settings),
+            tunnels: Tunnels::default(),
             slots: SlotLimits::new(settings.max_jobs_per_node),
             liveness: Liveness::default(),
             reachability: Reachability::default(),

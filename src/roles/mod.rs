@@ -185,7 +185,8 @@ pub fn worker(args: WorkerArgs) -> Result<(), Failure> {
             orchestrator: None,
             policy: JobPolicy::default(),
         };
-        let worker = prepared.serve(socket.listen(LISTEN_BACKLOG)?, access, None, None);
+        let worker = prepared.start(access, None);
+        worker.listen(socket.listen(LISTEN_BACKLOG)?, None);
         data_dir.update_addresses(|addresses| addresses.worker = Some(bound));
         tracing::info!(worker = %bound, "the worker listens");
         systemd::notify_ready("takes jobs");

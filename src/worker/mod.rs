@@ -84,7 +84,7 @@ use crate::{
         limits::LimitSupport,
         probe,
     },
-    http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
+    http::router::Router,
 };
 use access::AccessPolicy;
 use context::WorkerContext;
@@ -93,11 +93,9 @@ use home::WorkerHome;
 use ledger::Ledger;
 use parking_lot::Mutex;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 use trash::Trash;
 
-/// End of the error about an unknown host name on loopback: the flags that allow another one.
-const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
@@ -124,9 +122,10 @@ pub struct Worker(Arc<Inner>);
 
 struct Inner {
     api: Arc<api::Api>,
+    router: Router<api::Api>,
     settings: Settings,
     access: watch::Sender<AccessPolicy>,
-    /// Ends the listener. It goes last: until then the orchestrator can fetch results and cancel jobs.
+    /// Ends the listener and tunnels. It goes last: until then the orchestrator can fetch results and cancel jobs.
     stop: watch::Sender<bool>,
     listener: Mutex<Option<JoinHandle<()>>>,
     background: BackgroundTasks,
@@ -187,15 +186,9 @@ impl PreparedWorker {
         &self.home.node_uuid
     }
 
-    /// Serves the Worker API on `listener` to the orchestrator of `access`, until [`Worker::close`]. On loopback the
-    /// host name of `public_url` is accepted, too. Jobs use models at `models`, where there are some.
-    pub fn serve(
-        self,
-        listener: TcpListener,
-        access: AccessGrant,
-        public_url: Option<&str>,
-        models: Option<OrchestratorModels>,
-    ) -> Worker {
+    /// Starts the worker for the orchestrator of `access`, until [`Worker::close`]. It serves its API where it
+    /// [listens](Worker::listen), and on [tunnels](Worker::serve_tunnel). Jobs use models at `models`, where there are some.
+    pub fn start(self, access: AccessGrant, models: Option<OrchestratorModels>) -> Worker {
         let Self {
             engine,
             limits,
@@ -240,20 +233,13 @@ impl PreparedWorker {
             api.start(&job, start);
         }
         background::spawn_all(&background, &ctx, ledger, queue, home.path, &settings);
-        let (stop, stopped) = watch::channel(false);
-        let served = server::serve(
-            listener,
-            api::router(Arc::clone(&api)),
-            ListenerPolicy::new(&[], AllowedHosts::from_urls(public_url, HOST_ADVICE)),
-            None,
-            stopped,
-        );
         Worker(Arc::new(Inner {
+            router: api::router(Arc::clone(&api)),
             api,
             settings,
             access,
-            stop,
-            listener: Mutex::new(Some(crate::background::spawn("worker_api", served))),
+            stop: watch::Sender::new(false),
+            listener: Mutex::new(None),
             background,
             _lock: home.lock,
         }))

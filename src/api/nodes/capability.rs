@@ -238,9 +238,16 @@ pub struct NetworkCapability {
 /// Worker API of a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerApi {
-    /// URL for the orchestrator; empty where the node does not know one.
+    /// URL for the orchestrator; empty where the node does not know one, or does not listen.
     #[serde(default, deserialize_with = "null_as_default")]
     pub base_url: String,
+    /// Whether the node serves it on the connection that it opens to the orchestrator.
+    #[serde(
+        default,
+        deserialize_with = "invalid_as_default",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
+    pub tunnel: bool,
     /// Addresses that the URL may lead to. The orchestrator sets it by the origin of the report and ignores the
     /// value that a node sends.
     #[serde(

@@ -76,7 +76,7 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// Names and URLs of the endpoints.
-    pub fn urls(&self) -> [(&'static str, Option<&String>); 4] {
+    pub fn urls(&self) -> [(&'static str, Option<&String>); 5] {
         let endpoints = &self.orchestrator.endpoints;
         [
             (
@@ -86,6 +86,7 @@ impl Bootstrap {
             ("node_report_url", Some(&endpoints.node_report_url)),
             ("node_config_url", Some(&endpoints.node_config_url)),
             ("inference_url", endpoints.inference_url.as_ref()),
+            ("node_tunnel_url", endpoints.node_tunnel_url.as_ref()),
         ]
     }
 
@@ -133,6 +134,13 @@ pub struct BootstrapEndpoints {
         skip_serializing_if = "Option::is_none"
     )]
     pub inference_url: Option<String>,
+    /// URL at which a node opens its tunnel; absent where the orchestrator offers none.
+    #[serde(
+        default,
+        deserialize_with = "empty_as_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub node_tunnel_url: Option<String>,
 }
 
 /// Credentials of a node.

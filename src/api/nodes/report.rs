@@ -75,6 +75,11 @@ impl CapabilityReport {
         Some(api.base_url.as_str()).filter(|url| !url.is_empty())
     }
 
+    /// Whether the node serves its Worker API on a tunnel.
+    pub fn has_tunnel(&self) -> bool {
+        self.worker_api.as_ref().is_some_and(|api| api.tunnel)
+    }
+
     /// Addresses that the URL of the Worker API may lead to.
     pub fn reach(&self) -> Reach {
         self.worker_api

@@ -41,6 +41,9 @@ pub struct NodeView {
     /// URL at which the orchestrator calls the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_api_target_url: Option<String>,
+    /// Whether the orchestrator calls the node on the tunnel that the node opens, in place of a URL.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub via_tunnel: bool,
     /// Version of the configuration that the node last fetched.
     pub config_version: String,
     /// Whether the node runs with an older configuration than the current one, which it fetches at its next

@@ -2,9 +2,10 @@
 //! acknowledgement.
 //!
 //! Handlers authenticate, parse and check, call a use case ([`node_registration`], [`node_config`]) and
-//! render its outcome. Calls of models for jobs are in [`inference`].
+//! render its outcome. Calls of models for jobs are in [`inference`], the tunnel of a node in [`tunnel`].
 
 mod inference;
+mod tunnel;
 
 use super::{
     AppState, drill, health,
@@ -57,7 +58,7 @@ pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
         .route(Method::POST, CAPABILITY_PATH, report)
         .route(Method::GET, CONFIG_PATH, config)
         .route(Method::POST, CONFIG_PATH, acknowledge);
-    let mut builder = inference::routes(health::routes(builder));
+    let mut builder = tunnel::routes(inference::routes(health::routes(builder)));
     if state.settings.drill {
         builder = builder.with_refused_calls(drill::is_refused_to_nodes, drill::problem);
     }
@@ -93,6 +94,7 @@ fn bootstrap(state: &AppState, registered: Registered, base_url: String) -> Boot
                 node_report_url: format!("{base_url}{REPORT_PATH}"),
                 node_config_url: format!("{base_url}{CONFIG_PATH}"),
                 inference_url: Some(format!("{base_url}{INFERENCE_PATH}")),
+                node_tunnel_url: Some(format!("{base_url}{}", tunnel::PATH)),
             },
             base_url,
         },

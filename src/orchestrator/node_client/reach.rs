@@ -3,7 +3,10 @@
 use super::NodeClient;
 use crate::{
     api::problem::ProblemBody,
-    http::client::CallError,
+    http::{
+        client::CallError,
+        tunnel::{NOT_CONNECTED, TUNNEL_URL},
+    },
     orchestrator::reason::{Reason, sanitize},
 };
 use http::{Method, StatusCode};
@@ -52,6 +55,12 @@ impl NodeClient<'_> {
 fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
     let (summary, detail) = match error {
         CallError::Untrusted { .. } => (NOT_REACHED, error.to_string()),
+        CallError::Transport { reason, .. } if reason == NOT_CONNECTED => {
+            return Some(Reason::from(NOT_CONNECTED));
+        }
+        CallError::Transport { reason, .. } if url == TUNNEL_URL => {
+            (NOT_REACHED, format!("{} on its tunnel", cause(reason)))
+        }
         CallError::Transport { reason, .. } => {
             let cause = cause(reason);
             // The refusal of an address has its own advice.
@@ -162,6 +171,16 @@ mod tests {
         let special = transport("a loopback address; start the node with --advertise-url");
         let text = obstacle(URL, &special).unwrap().for_admins();
         assert_eq!(text.matches("--advertise-url").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn tunnel_needs_no_port() {
+        let reason = |text: &str| obstacle(TUNNEL_URL, &transport(text)).unwrap().for_admins();
+        assert_eq!(reason(NOT_CONNECTED), NOT_CONNECTED);
+        assert_eq!(
+            reason("no data for 8 s"),
+            format!("{NOT_REACHED}: timed out on its tunnel")
+        );
     }
 
     #[test]
