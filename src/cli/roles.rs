@@ -6,7 +6,7 @@ use super::{
     old_names::variable, parse_duration, parse_listen,
 };
 use crate::{
-    api::nodes::{GpuShare, InferenceMode},
+    api::nodes::{Connect, GpuShare, InferenceMode},
     tls::Pin,
 };
 use clap::Args;
@@ -158,6 +158,15 @@ pub struct NodeArgs {
         help_heading = "Connection"
     )]
     pub orchestrator_timeout: Option<Duration>,
+    /// Who connects to whom; with dial, and with auto where the orchestrator offers it, the node opens a tunnel and listens
+    /// only where --worker-listen is given [default: auto]
+    #[arg(
+        long,
+        env = "CYNODE_CONNECT",
+        value_name = "MODE",
+        help_heading = "Connection"
+    )]
+    pub connect: Option<Connect>,
     /// URL under which the orchestrator reaches this node [default: the address that leads to it]
     #[arg(
         long,

@@ -19,7 +19,10 @@ use crate::{
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::watch;
 
@@ -43,6 +46,10 @@ pub(super) struct Machine {
     base_report: CapabilityReport,
     engine: Engine,
     advertised: AdvertisedUrl,
+    /// Whether the Worker API listens, or will.
+    listens: AtomicBool,
+    /// Whether the node opens a tunnel; before the first registration, whether it would.
+    has_tunnel: AtomicBool,
     data_dir: PathBuf,
     inference: watch::Receiver<Inference>,
     closing: watch::Receiver<bool>,
@@ -66,6 +73,8 @@ impl Machine {
             base_report,
             engine: engine.clone(),
             advertised,
+            listens: AtomicBool::new(settings.always_listens()),
+            has_tunnel: AtomicBool::new(settings.dials()),
             data_dir: data_dir.path().to_owned(),
             inference,
             closing,
@@ -80,11 +89,32 @@ impl Machine {
         let _ = self.worker.set(worker.clone());
     }
 
+    /// Reports the address of the Worker API from now on.
+    pub(super) fn set_listening(&self) {
+        self.listens.store(true, Ordering::Relaxed);
+    }
+
+    /// Reports whether the node opens a tunnel from now on.
+    pub(super) fn set_tunnel(&self, has_tunnel: bool) {
+        self.has_tunnel.store(has_tunnel, Ordering::Relaxed);
+    }
+
+    /// Id of this process.
+    pub(super) fn instance(&self) -> Option<&str> {
+        self.base_report.node.instance_id.as_deref()
+    }
+
     /// The current report.
     pub(super) async fn report(&self) -> Result<CapabilityReport, NodeError> {
         let mut report = self.base_report.clone();
+        let listens = self.listens.load(Ordering::Relaxed);
         report.worker_api = Some(WorkerApi {
-            base_url: self.advertised.url().await?,
+            base_url: if listens {
+                self.advertised.url().await?
+            } else {
+                String::new()
+            },
+            tunnel: self.has_tunnel.load(Ordering::Relaxed),
             reach: Reach::default(),
         });
         report.reported_at = Some(Time::now());

@@ -21,6 +21,7 @@ pub(super) async fn run_heartbeat(
 ) {
     let mut changes = node.inference_changes();
     let mut worker_changes = node.worker_changes();
+    let mut tunnel_changes = node.tunnel_changes();
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
     let mut was_untrusted = false;
     loop {
@@ -34,6 +35,8 @@ pub(super) async fn run_heartbeat(
             () = sleep(pause) => {}
             Ok(()) = changes.changed() => {}
             Ok(()) = worker_changes.changed() => {}
+            // The orchestrator may not know this node any more.
+            Ok(()) = tunnel_changes.changed() => {}
             Ok(()) = closing.changed() => {}
         }
         let is_closing = *closing.borrow_and_update();

@@ -2,7 +2,7 @@
 //!
 //! [`register`] is the start, as the steps of the contract; [`heartbeat`] reports on each change and at an interval,
 //! and registers again when the orchestrator does not know the node any more. The node calls the URLs that it was
-//! given and no path of its own.
+//! given and no path of its own. By a [`tunnel`] it is called without an open port.
 
 mod address;
 mod capability;
@@ -14,6 +14,7 @@ mod orchestrator_client;
 mod register;
 mod state_files;
 mod trust;
+mod tunnel;
 
 pub use inference::{
     InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name,
@@ -23,7 +24,7 @@ pub use trust::remembered_pin;
 
 use crate::{
     api::{
-        nodes::{MAX_LABELS, check_label, check_slug, check_url, check_worker_url},
+        nodes::{Connect, MAX_LABELS, check_label, check_slug, check_url, check_worker_url},
         problem::Problem,
     },
     background,
@@ -66,8 +67,10 @@ pub struct Settings {
     pub name: Option<String>,
     /// Labels that tasks can select this node by.
     pub labels: Vec<String>,
-    /// Address for the Worker API.
-    pub worker_listen: SocketAddr,
+    /// Who connects to whom.
+    pub connect: Connect,
+    /// Address for the Worker API; `None` where the operator gives none, so that it listens only without a tunnel.
+    pub worker_listen: Option<SocketAddr>,
     /// URL of the Worker API for the orchestrator. `None`: detected.
     pub advertise_url: Option<String>,
     /// Settings of the model server.
@@ -141,8 +144,8 @@ impl NodeError {
 
 /// A node that takes jobs.
 pub struct RunningNode {
-    /// Address of the Worker API.
-    pub worker_address: SocketAddr,
+    /// Address of the Worker API; `None` where it does not listen.
+    pub worker_address: Option<SocketAddr>,
     worker: Worker,
     model_server: ModelServerManager,
     ephemeral: bool,
@@ -222,10 +225,16 @@ pub async fn start(
         }
         outcome => outcome?,
     };
+    let address = worker_address.map(|address| address.to_string());
     match worker.unavailable_reason().await {
-        None => tracing::info!(slug = node.slug(), worker = %worker_address, "the node takes jobs"),
+        None => tracing::info!(slug = node.slug(), worker = address, "the node takes jobs"),
         Some(reason) => {
-            tracing::warn!(slug = node.slug(), worker = %worker_address, reason, "the node takes no jobs yet");
+            tracing::warn!(
+                slug = node.slug(),
+                worker = address,
+                reason,
+                "the node takes no jobs yet"
+            );
         }
     }
     let (mark_sent, final_report_sent) = watch::channel(false);

@@ -5,6 +5,7 @@ use super::{
     capability::Machine,
     state_files::{PinnedOrchestrator, StateFiles},
     trust::without_slash,
+    tunnel::TunnelTarget,
 };
 use crate::{
     api::{
@@ -13,7 +14,10 @@ use crate::{
         problem::ProblemKind,
     },
     backoff::Backoff,
-    http::client::{CallError, Client},
+    http::{
+        client::{CallError, Client},
+        tunnel::Dialer,
+    },
     tls::{self, Cause, Trust},
     worker::OrchestratorModels,
 };
@@ -27,6 +31,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// Client of one orchestrator.
 pub(super) struct OrchestratorClient {
     client: Client,
+    dialer: Dialer,
     /// Orchestrator and its pin, to be remembered once it has accepted this node.
     pinned: Option<PinnedOrchestrator>,
     register_url: String,
@@ -45,6 +50,8 @@ pub(super) struct Registration {
     config_url: String,
     /// URL for calls of models that jobs make.
     inference_url: Option<String>,
+    /// URL of the tunnel.
+    tunnel_url: Option<String>,
     /// End of the token, on the clock of this machine.
     expires_at: Option<Instant>,
 }
@@ -63,6 +70,7 @@ impl OrchestratorClient {
             pin: pin.clone(),
         });
         Self {
+            dialer: Dialer::new(trust.clone()),
             client: Client::with_trust(trust, answer_timeout),
             pinned,
             register_url: format!("{url}/v1/nodes/register"),
@@ -118,6 +126,7 @@ impl OrchestratorClient {
             report_url: endpoints.node_report_url,
             config_url: endpoints.node_config_url,
             inference_url: endpoints.inference_url,
+            tunnel_url: endpoints.node_tunnel_url,
             expires_at: lifetime.and_then(|lifetime| Instant::now().checked_add(lifetime)),
         })
     }
@@ -159,6 +168,25 @@ impl OrchestratorClient {
             url: registration.inference_url.clone()?,
             token: registration.jwt.clone(),
         })
+    }
+
+    /// Client that opens tunnels.
+    pub(super) fn dialer(&self) -> Dialer {
+        self.dialer.clone()
+    }
+
+    /// Target of this node's tunnel; `None` where the orchestrator offers none.
+    pub(super) fn tunnel_target(
+        &self,
+        instance: Option<String>,
+    ) -> Result<Option<TunnelTarget>, NodeError> {
+        let registration = self.registration()?;
+        let url = registration.tunnel_url.clone();
+        Ok(url.map(|url| TunnelTarget {
+            url,
+            token: registration.jwt.clone(),
+            instance,
+        }))
     }
 
     /// Whether the token has expired.

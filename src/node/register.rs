@@ -6,6 +6,8 @@
 //! rely on the orchestrator's memory, because an answer may have been lost. From the registration on, the
 //! orchestrator receives heartbeats, however long an image takes to pull.
 
+mod ways;
+
 use super::{
     NodeError, Settings,
     address::AdvertisedUrl,
@@ -17,6 +19,7 @@ use super::{
     orchestrator_client::{OrchestratorClient, is_transient, retry_backoff},
     state_files::StateFiles,
     trust::trust,
+    tunnel::{Tunnel, TunnelState},
 };
 use crate::{
     api::nodes::{ConfigAck, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
@@ -45,10 +48,16 @@ pub(super) struct Node {
     orchestrator: OrchestratorClient,
     machine: Machine,
     model_server: LocalModelServer,
-    /// Worker and its bound socket, until the Worker API starts. The address is reported before that.
-    reserved: Option<(PreparedWorker, TcpSocket)>,
+    /// Worker, until it starts.
+    prepared: Option<PreparedWorker>,
+    /// Socket of the Worker API, bound, until it listens. The address is reported before that.
+    socket: Option<TcpSocket>,
     address: SocketAddr,
+    is_listening: bool,
     worker: Option<Worker>,
+    tunnel: Option<Tunnel>,
+    /// State of all tunnels of this process, one after the other.
+    tunnel_state: watch::Sender<TunnelState>,
     report_interval: Duration,
     /// Whether all steps succeeded since the last registration.
     is_started: bool,
@@ -66,7 +75,12 @@ impl Node {
         })
         .await?;
         data_dir.update_addresses(|addresses| addresses.worker = None);
-        let (socket, address) = worker::reserve(settings.worker_listen)?;
+        let mut address = settings.listen_address();
+        let mut socket = None;
+        if settings.always_listens() {
+            let (reserved, bound) = worker::reserve(address)?;
+            (socket, address) = (Some(reserved), bound);
+        }
         let advertised = match &settings.advertise_url {
             Some(url) => AdvertisedUrl::Configured(url.clone()),
             None => AdvertisedUrl::Detected {
@@ -113,9 +127,13 @@ impl Node {
             model_server,
             data_dir: data_dir.clone(),
             machine,
-            reserved: Some((prepared, socket)),
+            prepared: Some(prepared),
+            socket,
             address,
+            is_listening: false,
             worker: None,
+            tunnel: None,
+            tunnel_state: watch::Sender::new(TunnelState::Connecting),
             report_interval: Duration::from_secs(REPORT_INTERVAL_SECONDS),
             is_started: false,
             settings,
@@ -124,7 +142,7 @@ impl Node {
 
     /// Runs the steps, and again from the first where the token expires meanwhile, as it may while an image is
     /// pulled for hours.
-    pub(super) async fn start(&mut self) -> Result<(SocketAddr, Worker), NodeError> {
+    pub(super) async fn start(&mut self) -> Result<(Option<SocketAddr>, Worker), NodeError> {
         let mut backoff = retry_backoff();
         loop {
             match self.run_steps().await {
@@ -138,7 +156,7 @@ impl Node {
     }
 
     /// The steps. A failure after the configuration was fetched is acknowledged as `failed`.
-    async fn run_steps(&mut self) -> Result<(SocketAddr, Worker), NodeError> {
+    async fn run_steps(&mut self) -> Result<(Option<SocketAddr>, Worker), NodeError> {
         self.is_started = false;
         step("register", self.register()).await?;
         let config = step("fetch the configuration", self.fetch_config()).await?;
@@ -146,7 +164,8 @@ impl Node {
             Ok(worker) => {
                 step("acknowledge", self.acknowledge(&config)).await?;
                 self.is_started = true;
-                Ok((self.address, worker))
+                let address = self.is_listening.then_some(self.address);
+                Ok((address, worker))
             }
             Err(error) => {
                 self.acknowledge_failure(&config, &error).await;
@@ -195,30 +214,24 @@ impl Node {
         Ok(worker)
     }
 
-    /// Starts the Worker API for callers with the delivered token. A running one switches to that token.
+    /// Starts the Worker API for callers with the delivered token, and opens the ways to it. A running one switches to that
+    /// token.
     async fn start_worker_api(&mut self, config: &NodeConfig) -> Result<Worker, NodeError> {
         let access = AccessGrant {
             token: config.worker_api.orchestrator_bearer_token.clone().into(),
             orchestrator: config.orchestrator_id.clone(),
             policy: policy_from(config),
         };
-        if let Some((prepared, socket)) = self.reserved.take() {
-            let advertise_url = self.settings.advertise_url.as_deref();
-            let worker = prepared.serve(
-                socket.listen(LISTEN_BACKLOG)?,
-                access,
-                advertise_url,
-                self.orchestrator.models(),
-            );
+        if let Some(prepared) = self.prepared.take() {
+            let worker = prepared.start(access, self.orchestrator.models());
             self.machine.set_worker(&worker);
-            let address = self.address;
-            self.data_dir
-                .update_addresses(|addresses| addresses.worker = Some(address));
             self.worker = Some(worker);
         } else if let Some(worker) = &self.worker {
             worker.set_access(access, self.orchestrator.models());
         }
-        self.worker.clone().ok_or(NodeError::Stopped)
+        let worker = self.worker.clone().ok_or(NodeError::Stopped)?;
+        self.open_ways(&worker).await?;
+        Ok(worker)
     }
 
     /// The model server that this node has to run, if any.
@@ -278,6 +291,12 @@ impl Node {
         if self.model_server.take_failed_monitor() {
             self.is_started = false;
         }
+        let tunnel = self.tunnel_state.borrow().clone();
+        if let TunnelState::Unsupported(_) = tunnel {
+            // It may offer none now.
+            self.is_started = false;
+        }
+        let is_refused = is_refused || tunnel == TunnelState::Unauthorized;
         let has_token = !is_refused && !self.orchestrator.is_token_expired();
         if self.is_started && has_token {
             return Ok(());
@@ -310,6 +329,11 @@ impl Node {
     pub(super) fn worker_changes(&self) -> watch::Receiver<()> {
         let worker = self.worker.as_ref();
         worker.map_or_else(|| watch::channel(()).1, Worker::subscribe_changes)
+    }
+
+    /// Changes of the tunnel.
+    pub(super) fn tunnel_changes(&self) -> watch::Receiver<TunnelState> {
+        self.tunnel_state.subscribe()
     }
 
     /// Changes of the model server.

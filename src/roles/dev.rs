@@ -10,7 +10,7 @@ use super::{
     systemd, wait_for_shutdown,
 };
 use crate::{
-    api::nodes::InferenceMode,
+    api::nodes::{Connect, InferenceMode},
     cli::DevArgs,
     client,
     exit::Failure,
@@ -72,7 +72,9 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             slug: identity.slug.unwrap_or_else(default_slug),
             name: identity.name,
             labels: identity.label,
-            worker_listen,
+            // On loopback, which needs no tunnel.
+            connect: Connect::Listen,
+            worker_listen: Some(worker_listen),
             advertise_url: None,
             inference,
             sandbox,

@@ -8,7 +8,7 @@ mod aliases;
 mod parse;
 
 use crate::{
-    api::nodes::{GpuShare, InferenceMode, JoinToken},
+    api::nodes::{Connect, GpuShare, InferenceMode, JoinToken},
     cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs, TrustFlags},
     exit::Failure,
     terminal::print_note,
@@ -61,6 +61,7 @@ struct OrchestratorSection {
     psk_file: Option<PathBuf>,
     join_file: Option<PathBuf>,
     registration_psk_file: Option<PathBuf>,
+    connect: Option<Connect>,
     #[serde(deserialize_with = "parse::duration")]
     timeout: Option<Duration>,
 }
@@ -251,6 +252,7 @@ impl NodeFile {
         let (pin, ca_file) = (self.orchestrator.pin, self.orchestrator.ca_file);
         set_default_trust(&mut args.trust, pin, ca_file);
         set_default(&mut args.orchestrator_timeout, self.orchestrator.timeout);
+        set_default(&mut args.connect, self.orchestrator.connect);
         let (identity, file) = (&mut args.identity, self.node);
         set_default(&mut identity.slug, file.slug);
         set_default(&mut identity.name, file.name);

@@ -5,6 +5,7 @@
 
 mod capability;
 mod config;
+mod connect;
 pub mod features;
 mod gpu_share;
 mod inference;
@@ -21,6 +22,7 @@ mod view;
 
 pub use capability::*;
 pub use config::*;
+pub use connect::Connect;
 pub use gpu_share::GpuShare;
 pub use inference::{
     DEFAULT_MODEL_SERVER_IMAGE, INFERENCE_PROXY, Inference, MAX_MODEL_NAME_BYTES, MAX_MODELS,

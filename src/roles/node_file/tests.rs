@@ -13,7 +13,7 @@ fn whole(text: &str, number: u16) -> Value {
     let time = format!("{number}s");
     json!({
         "orchestrator": {
-            "url": text, "pin": format!("sha256:{}", "ab".repeat(32)), "ca_file": "ca.pem", "psk_file": "psk", "timeout": time,
+            "url": text, "pin": format!("sha256:{}", "ab".repeat(32)), "ca_file": "ca.pem", "psk_file": "psk", "timeout": time, "connect": "dial",
         },
         "node": {"slug": text, "name": text, "labels": [text]},
         "worker_api": {"listen": format!("127.0.0.1:{number}"), "advertise_url": text, "max_request_bytes": number},

@@ -1,0 +1,126 @@
+//! Ways to the Worker API of a node: its tunnel, its address, or both.
+//!
+//! | `--connect` | orchestrator offers a tunnel | it does not |
+//! |---|---|---|
+//! | `auto` | tunnel; listens where `--worker-listen` or `--advertise-url` is given | listens |
+//! | `dial` | same | the node ends with an error |
+//! | `listen` | listens | listens |
+//!
+//! An orchestrator whose offer does not work, mostly because of a proxy that passes no upgrade on, counts as one without.
+
+use super::{LISTEN_BACKLOG, Node};
+use crate::{
+    api::nodes::Connect,
+    node::{
+        NodeError, Settings,
+        tunnel::{Tunnel, TunnelState, not_offered},
+    },
+    worker::{self, Worker},
+};
+use std::net::SocketAddr;
+
+impl Settings {
+    /// Whether the node listens whatever the orchestrator offers.
+    pub(in crate::node) fn always_listens(&self) -> bool {
+        // A URL without a listener behind it makes no sense.
+        let is_wanted = self.worker_listen.is_some() || self.advertise_url.is_some();
+        self.connect == Connect::Listen || is_wanted
+    }
+
+    /// Whether the node opens a tunnel where one is offered.
+    pub(in crate::node) fn dials(&self) -> bool {
+        self.connect != Connect::Listen
+    }
+
+    /// Address to listen at.
+    pub(in crate::node) fn listen_address(&self) -> SocketAddr {
+        self.worker_listen.unwrap_or(worker::DEFAULT_LISTEN)
+    }
+}
+
+impl Node {
+    /// Opens the ways to a worker that has started, or whose access was replaced: all that calls need from now on.
+    pub(super) async fn open_ways(&mut self, worker: &Worker) -> Result<(), NodeError> {
+        if self.settings.always_listens() {
+            self.listen(worker)?;
+        }
+        // It was opened with the token of the registration before.
+        if let Some(tunnel) = self.tunnel.take() {
+            tunnel.end().await;
+        }
+        self.tunnel_state.send_replace(TunnelState::Connecting);
+        let has_tunnel = self.open_tunnel(worker).await?;
+        self.machine.set_tunnel(has_tunnel);
+        if !has_tunnel {
+            self.listen(worker)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the tunnel, and waits for a call on it. Returns whether this node is called by it: not where the
+    /// orchestrator has none. One that is unreachable for now counts, since the tries go on.
+    async fn open_tunnel(&mut self, worker: &Worker) -> Result<bool, NodeError> {
+        if !self.settings.dials() {
+            return Ok(false);
+        }
+        let must_dial = self.settings.connect == Connect::Dial;
+        let instance = self.machine.instance().map(str::to_owned);
+        let Some(target) = self.orchestrator.tunnel_target(instance)? else {
+            if must_dial {
+                return Err(not_offered("node_tunnel_url is missing"));
+            }
+            return Ok(false);
+        };
+        let dialer = self.orchestrator.dialer();
+        let state = self.tunnel_state.clone();
+        let mut tunnel = Tunnel::start(dialer, target, worker.clone(), state);
+        match tunnel.settled().await {
+            TunnelState::Unsupported(reason) => {
+                tunnel.end().await;
+                // Answered; not to be taken for an outage later.
+                self.tunnel_state.send_replace(TunnelState::Connecting);
+                if must_dial {
+                    return Err(not_offered(&reason));
+                }
+                tracing::warn!(
+                    reason,
+                    "the orchestrator opens no tunnel; listening for its calls"
+                );
+                Ok(false)
+            }
+            TunnelState::Connecting => {
+                tracing::warn!("tunnel not connected yet; going on without it");
+                self.tunnel = Some(tunnel);
+                Ok(true)
+            }
+            // A token that is not accepted shows at the acknowledgement, too.
+            TunnelState::Connected | TunnelState::Unauthorized => {
+                self.tunnel = Some(tunnel);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Listens, unless this node does already.
+    fn listen(&mut self, worker: &Worker) -> Result<(), NodeError> {
+        if self.is_listening {
+            return Ok(());
+        }
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => {
+                let (socket, address) = worker::reserve(self.settings.listen_address())?;
+                self.address = address;
+                socket
+            }
+        };
+        let advertise_url = self.settings.advertise_url.as_deref();
+        worker.listen(socket.listen(LISTEN_BACKLOG)?, advertise_url);
+        self.is_listening = true;
+        self.machine.set_listening();
+        let address = self.address;
+        self.data_dir
+            .update_addresses(|addresses| addresses.worker = Some(address));
+        Ok(())
+    }
+}

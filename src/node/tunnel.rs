@@ -1,0 +1,271 @@
+//! Tunnel of a node: a connection to the orchestrator on which the node serves its Worker API.
+//!
+//! ```text
+//! dial ──▶ 101 ──▶ first call ──▶ connected ──▶ end ──▶ dial again
+//!   └── 401: the node registers again
+//!   └── 404, 405, 426, 501: the orchestrator has no tunnels; the node listens, where its operator lets it
+//!   └── anything else: try again, 0.5 s to 30 s later
+//! ```
+//!
+//! A task per registration keeps the tunnel connected. Each change of its state is logged once. Jobs go on
+//! without it.
+
+use super::NodeError;
+use crate::{
+    background,
+    backoff::Backoff,
+    errors,
+    http::{
+        client::CallError,
+        tunnel::{DialIdentity, Dialer},
+    },
+    worker::Worker,
+};
+use std::time::Duration;
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use zeroize::Zeroizing;
+
+/// Backoff between tries.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Age from which on a tunnel that ends in order is opened again at once.
+const SETTLED_AGE: Duration = Duration::from_secs(1);
+/// Time for which the start of a node waits for its tunnel.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// State of the tunnel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum TunnelState {
+    /// Not connected yet, or not any more.
+    Connecting,
+    /// The orchestrator has called over it.
+    Connected,
+    /// The orchestrator does not accept the token.
+    Unauthorized,
+    /// Nothing at that URL opens tunnels, for this reason.
+    Unsupported(String),
+}
+
+/// Orchestrator of a tunnel, and the identity of the node there.
+pub(super) struct TunnelTarget {
+    pub(super) url: String,
+    pub(super) token: Zeroizing<String>,
+    pub(super) instance: Option<String>,
+}
+
+/// Task that keeps a tunnel connected, until it is dropped.
+pub(super) struct Tunnel {
+    state: watch::Receiver<TunnelState>,
+    task: JoinHandle<()>,
+}
+
+impl Tunnel {
+    /// Connects, and reports to `state`.
+    pub(super) fn start(
+        dialer: Dialer,
+        target: TunnelTarget,
+        worker: Worker,
+        state: watch::Sender<TunnelState>,
+    ) -> Self {
+        let receiver = state.subscribe();
+        let task = async move {
+            let mut connector = Connector {
+                dialer,
+                target,
+                worker: worker.clone(),
+                state,
+                is_failing: false,
+                is_untrusted: false,
+            };
+            tokio::select! {
+                () = connector.run() => {}
+                () = worker.stopped() => {}
+            }
+        };
+        Self {
+            state: receiver,
+            task: background::spawn("tunnel", task),
+        }
+    }
+
+    /// State of the tunnel, once it is not connecting any more, or after a while.
+    pub(super) async fn settled(&mut self) -> TunnelState {
+        let settled = self
+            .state
+            .wait_for(|state| *state != TunnelState::Connecting);
+        let settled = timeout(START_TIMEOUT, settled).await;
+        match settled {
+            Ok(Ok(state)) => state.clone(),
+            _ => TunnelState::Connecting,
+        }
+    }
+
+    /// Ends the tunnel, and waits until it reports no more.
+    pub(super) async fn end(mut self) {
+        self.task.abort();
+        // An error is the abort.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Loop of a tunnel.
+struct Connector {
+    dialer: Dialer,
+    target: TunnelTarget,
+    worker: Worker,
+    state: watch::Sender<TunnelState>,
+    /// Whether the failure of the last try was logged.
+    is_failing: bool,
+    is_untrusted: bool,
+}
+
+impl Connector {
+    async fn run(&mut self) {
+        let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
+        loop {
+            match self.connect().await {
+                Ok(end) => {
+                    let was_connected = *self.state.borrow() == TunnelState::Connected;
+                    self.set(TunnelState::Connecting);
+                    if was_connected {
+                        let cause = end.cause;
+                        tracing::info!(cause, "tunnel ended; connecting again");
+                        backoff.reset();
+                        (self.is_failing, self.is_untrusted) = (false, false);
+                        if end.is_orderly && end.age >= SETTLED_AGE {
+                            continue;
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.log(&error);
+                    self.set(state_of(&error));
+                }
+            }
+            sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Opens a tunnel, and serves it to its end.
+    async fn connect(&self) -> Result<TunnelEnd, CallError> {
+        let Self { target, state, .. } = self;
+        let identity = DialIdentity {
+            token: &target.token,
+            instance: target.instance.as_deref(),
+        };
+        let stream = self.dialer.dial(&target.url, identity).await?;
+        let (opened_at, state) = (Instant::now(), state.clone());
+        let on_call = move || {
+            let is_new = state.send_if_modified(|state| {
+                let is_new = *state != TunnelState::Connected;
+                *state = TunnelState::Connected;
+                is_new
+            });
+            if is_new {
+                tracing::info!("tunnel connected");
+            }
+        };
+        let served = self.worker.serve_tunnel(stream, on_call).await;
+        Ok(TunnelEnd {
+            is_orderly: served.is_ok(),
+            cause: served.err().map(|error| errors::chain(&error)),
+            age: opened_at.elapsed(),
+        })
+    }
+
+    fn set(&self, new: TunnelState) {
+        self.state.send_if_modified(|state| {
+            let is_change = *state != new;
+            *state = new;
+            is_change
+        });
+    }
+
+    /// Logs the first failure, and again one that needs a person.
+    fn log(&mut self, error: &CallError) {
+        let is_untrusted = matches!(error, CallError::Untrusted { .. });
+        if !self.is_failing || (is_untrusted && !self.is_untrusted) {
+            let error = errors::chain(error);
+            tracing::warn!(error, "tunnel can't be opened; retrying");
+        }
+        self.is_failing = true;
+        self.is_untrusted |= is_untrusted;
+    }
+}
+
+/// End of a tunnel that was open.
+struct TunnelEnd {
+    /// Whether the orchestrator closed it in order, as at its shutdown.
+    is_orderly: bool,
+    cause: Option<String>,
+    age: Duration,
+}
+
+/// State after a try that failed.
+fn state_of(error: &CallError) -> TunnelState {
+    match error.status().map(|status| status.as_u16()) {
+        Some(401) => TunnelState::Unauthorized,
+        Some(404 | 405 | 426 | 501) => TunnelState::Unsupported(error.to_string()),
+        _ => TunnelState::Connecting,
+    }
+}
+
+/// Error of a node that may only dial, at an orchestrator without tunnels.
+pub(super) fn not_offered(reason: &str) -> NodeError {
+    NodeError::UnusableAnswer {
+        what: "registration",
+        detail: format!(
+            "it offers no tunnel, which --connect dial needs ({reason}); upgrade the orchestrator, have the proxy in between \
+             pass upgrades on, or start this node with --connect listen and a port that the orchestrator reaches"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem::ProblemBody;
+    use http::StatusCode;
+
+    fn refused(status: u16) -> CallError {
+        CallError::Refused {
+            url: "https://box/v1/nodes/tunnel".to_owned(),
+            status: StatusCode::from_u16(status).unwrap(),
+            problem: Box::new(ProblemBody {
+                kind: String::new(),
+                title: String::new(),
+                status,
+                detail: "no".to_owned(),
+                instance: String::new(),
+                errors: Vec::new(),
+                missing: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn only_missing_tunnels_end_the_tries() {
+        for status in [404, 405, 426, 501] {
+            let state = state_of(&refused(status));
+            assert!(matches!(state, TunnelState::Unsupported(_)), "{status}");
+        }
+        assert_eq!(state_of(&refused(401)), TunnelState::Unauthorized);
+        for status in [400, 403, 409, 429, 500, 502, 503] {
+            assert_eq!(
+                state_of(&refused(status)),
+                TunnelState::Connecting,
+                "{status}"
+            );
+        }
+    }
+}
