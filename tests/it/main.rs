@@ -138,6 +138,7 @@ mod tls_logins;
 mod tls_nodes;
 mod tls_tokens;
 mod trees;
+mod tunnel;
 mod typed_secrets;
 mod upgrade;
 mod uploads;

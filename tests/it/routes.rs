@@ -60,6 +60,7 @@ fn calls(id: &str) -> [Vec<(&'static str, String, bool)>; 3] {
         ("POST", "/v1/nodes/capability".to_owned(), false),
         ("GET", "/v1/nodes/config".to_owned(), false),
         ("POST", "/v1/nodes/config".to_owned(), false),
+        ("GET", "/v1/nodes/tunnel".to_owned(), false),
         open("/healthz"),
         open("/readyz"),
         open("/metrics"),

@@ -30,17 +30,18 @@ impl TunnelLink {
         *self.0.lock() = Some(Current { generation, sender });
     }
 
-    /// Leads nowhere any more, unless another connection has come since that of this generation. Returns whether it did
-    /// lead over that one.
-    pub fn disconnect(&self, generation: u64) -> bool {
+    /// Leads nowhere any more, unless another connection has come since that of this generation.
+    pub fn disconnect(&self, generation: u64) {
         let mut current = self.0.lock();
-        let is_current = current
-            .as_ref()
-            .is_some_and(|current| current.generation == generation);
-        if is_current {
-            *current = None;
-        }
-        is_current
+        *current = current
+            .take()
+            .filter(|current| current.generation != generation);
+    }
+
+    /// Sender of the connection that counts now.
+    fn sender(&self) -> Option<Sender> {
+        let current = self.0.lock();
+        current.as_ref().map(|current| current.sender.clone())
     }
 
     /// Sends a request, and receives the head of its answer. A request for another protocol is sent as an extended CONNECT
@@ -50,10 +51,9 @@ impl TunnelLink {
         url: &str,
         mut request: http::Request<CallBody>,
     ) -> Result<http::Response<Incoming>, CallError> {
-        let current = self.0.lock();
-        let sender = current.as_ref().map(|current| current.sender.clone());
-        drop(current);
-        let mut sender = sender.ok_or_else(|| failed(url, NOT_CONNECTED.to_owned(), false))?;
+        let mut sender = self
+            .sender()
+            .ok_or_else(|| failed(url, NOT_CONNECTED.to_owned(), false))?;
         let is_upgrade = make_connect(&mut request);
         let answer = sender.send_request(request).await;
         let mut answer = answer.map_err(|error| {

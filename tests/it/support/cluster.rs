@@ -4,6 +4,7 @@ use super::{
     Api, DEADLINE, IMAGE, Process, cynode, eventually, image,
     process::{Done, run},
     server::{Server, ends_clean, is_a_server, role},
+    wire::Wire,
 };
 use serde_json::{Value, json};
 use std::{
@@ -18,6 +19,11 @@ use tempfile::TempDir;
 pub(crate) const PASSWORD: &str = "a password of the tests";
 /// The pre-shared key of every orchestrator that a test starts.
 pub(crate) const PSK: &str = "a pre-shared key of the tests";
+
+/// Way of nodes that a test says nothing of; `CYNODE_TEST_CONNECT=dial` has the suite use tunnels.
+fn connect() -> String {
+    std::env::var("CYNODE_TEST_CONNECT").unwrap_or_else(|_| "listen".to_owned())
+}
 
 /// An orchestrator.
 pub(crate) struct Orchestrator {
@@ -172,14 +178,29 @@ impl Node {
         command
             .env("CYNODE_INFERENCE", "off")
             .env("CYNODE_WORKER_LISTEN", "127.0.0.1:0")
+            .env("CYNODE_CONNECT", connect())
             .env("CYNODE_MAX_CONCURRENCY", "4")
-            .env("CYNODE_CONFIG", "/dev/null")
-            .envs(environment.iter().copied());
+            .env("CYNODE_CONFIG", "/dev/null");
+        for (name, value) in environment {
+            // Without a value: as if it were not set.
+            if value.is_empty() {
+                command.env_remove(name);
+            } else {
+                command.env(name, value);
+            }
+        }
         let server = Server::launch(home, slug, command.args(["--slug", slug]).args(flags));
         Self {
             server,
             url: String::new(),
         }
+    }
+
+    /// Starts one of this slug that listens nowhere.
+    pub(crate) fn dial(home: &Path, slug: &str, control_url: &str, more: &[&str]) -> Self {
+        let flags = [&["--connect", "dial"], more].concat();
+        let environment = [("CYNODE_WORKER_LISTEN", "")];
+        Self::launch_in(home, slug, control_url, &flags, &environment)
     }
 
     /// Where its Worker API is.
@@ -229,6 +250,22 @@ impl Cluster {
     /// The same with the orchestrator at these addresses.
     pub(crate) fn start_at(addresses: [&str; 2], node: &[&str]) -> Self {
         Self::start_all(addresses, &[], node)
+    }
+
+    /// The same with a node that listens nowhere, and the wire by which it reaches the orchestrator.
+    pub(crate) fn start_dialed() -> (Self, Wire) {
+        let home = tempfile::tempdir().unwrap();
+        let orchestrator = Orchestrator::start(home.path(), &[]);
+        let wire = Wire::to(orchestrator.control.address());
+        let node = Node::dial(home.path(), "box", &wire.url, &[]);
+        wait_ready(&orchestrator);
+        let cluster = Self {
+            user: orchestrator.login(),
+            node,
+            orchestrator,
+            home,
+        };
+        (cluster, wire)
     }
 
     fn start_all(addresses: [&str; 2], orchestrator: &[&str], node: &[&str]) -> Self {
