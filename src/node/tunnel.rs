@@ -19,6 +19,7 @@ use crate::{
         client::CallError,
         tunnel::{DialIdentity, Dialer},
     },
+    wait,
     worker::Worker,
 };
 use std::time::Duration;
@@ -94,13 +95,11 @@ impl Tunnel {
 
     /// State of the tunnel, once it is not connecting any more, or after a while.
     pub(super) async fn settled(&mut self) -> TunnelState {
-        let settled = self
-            .state
-            .wait_for(|state| *state != TunnelState::Connecting);
-        let settled = timeout(START_TIMEOUT, settled).await;
-        match settled {
-            Ok(Ok(state)) => state.clone(),
-            _ => TunnelState::Connecting,
+        let settled = wait::until(&mut self.state, |state| *state != TunnelState::Connecting);
+        match timeout(START_TIMEOUT, settled).await {
+            Ok(Ok(state)) => state,
+            // The sender is the task's, and the node's.
+            Ok(Err(_)) | Err(_) => TunnelState::Connecting,
         }
     }
 
