@@ -12,7 +12,7 @@ use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Time for a connection to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) enum Transport {
     /// Pool of connections.
-    Pool(legacy::Client<Connector, CallBody>),
+    Pool(Arc<legacy::Client<Connector, CallBody>>),
     /// Connection that the server has opened.
     Tunnel(TunnelLink),
 }
@@ -33,7 +33,7 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(idle_timeout)
             .build(connector(guard, trust));
-        Self::Pool(pool)
+        Self::Pool(Arc::new(pool))
     }
 
     /// Sends a request to `url`, and receives the head of an answer of any status.
