@@ -175,18 +175,20 @@ impl OrchestratorClient {
         self.dialer.clone()
     }
 
+    /// Whether the orchestrator offers a tunnel.
+    pub(super) fn offers_tunnel(&self) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|registration| registration.tunnel_url.is_some())
+    }
+
     /// Target of this node's tunnel; `None` where the orchestrator offers none.
-    pub(super) fn tunnel_target(
-        &self,
-        instance: Option<String>,
-    ) -> Result<Option<TunnelTarget>, NodeError> {
-        let registration = self.registration()?;
-        let url = registration.tunnel_url.clone();
-        Ok(url.map(|url| TunnelTarget {
-            url,
+    pub(super) fn tunnel_target(&self, instance: Option<String>) -> Option<TunnelTarget> {
+        let registration = self.registration.as_ref()?;
+        Some(TunnelTarget {
+            url: registration.tunnel_url.clone()?,
             token: registration.jwt.clone(),
             instance,
-        }))
+        })
     }
 
     /// Whether the token has expired.

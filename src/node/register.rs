@@ -159,6 +159,7 @@ impl Node {
     async fn run_steps(&mut self) -> Result<(Option<SocketAddr>, Worker), NodeError> {
         self.is_started = false;
         step("register", self.register()).await?;
+        self.check_offer()?;
         let config = step("fetch the configuration", self.fetch_config()).await?;
         match self.apply(&config).await {
             Ok(worker) => {

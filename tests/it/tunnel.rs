@@ -1,7 +1,7 @@
 //! Nodes that listen nowhere: the orchestrator calls them on a connection that they open.
 
 use crate::support::{
-    Api, Cluster, Node, Orchestrator, Sandbox, StandIn,
+    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, StandIn,
     cluster::wait_ready,
     eventually, eventually_eq,
     process::piped,
@@ -255,6 +255,17 @@ fn newer_connection_replaces_the_one_before() {
     node.register();
     runtime.block_on(second).unwrap();
     assert!(view(&user).get("via_tunnel").is_none());
+}
+
+#[test]
+fn dial_needs_an_offer() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    let mut node = Node::dial(home.path(), "box", &orchestrator.url, &[]);
+    assert_ne!(node.process.code(), 0);
+    let log = node.process.stderr();
+    assert!(log.contains("offers no tunnel"), "{log}");
+    assert!(log.contains("--connect listen"), "{log}");
 }
 
 #[test]

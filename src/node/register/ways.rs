@@ -39,6 +39,14 @@ impl Settings {
 }
 
 impl Node {
+    /// Fails where this node may only dial, and the orchestrator offers no tunnel.
+    pub(super) fn check_offer(&self) -> Result<(), NodeError> {
+        if self.settings.connect == Connect::Dial && !self.orchestrator.offers_tunnel() {
+            return Err(not_offered("node_tunnel_url is missing"));
+        }
+        Ok(())
+    }
+
     /// Opens the ways to a worker that has started, or whose access was replaced: all that calls need from now on.
     pub(super) async fn open_ways(&mut self, worker: &Worker) -> Result<(), NodeError> {
         if self.settings.always_listens() {
@@ -63,12 +71,8 @@ impl Node {
         if !self.settings.dials() {
             return Ok(false);
         }
-        let must_dial = self.settings.connect == Connect::Dial;
         let instance = self.machine.instance().map(str::to_owned);
-        let Some(target) = self.orchestrator.tunnel_target(instance)? else {
-            if must_dial {
-                return Err(not_offered("node_tunnel_url is missing"));
-            }
+        let Some(target) = self.orchestrator.tunnel_target(instance) else {
             return Ok(false);
         };
         let dialer = self.orchestrator.dialer();
@@ -79,7 +83,7 @@ impl Node {
                 tunnel.end().await;
                 // Answered; not to be taken for an outage later.
                 self.tunnel_state.send_replace(TunnelState::Connecting);
-                if must_dial {
+                if self.settings.connect == Connect::Dial {
                     return Err(not_offered(&reason));
                 }
                 tracing::warn!(
