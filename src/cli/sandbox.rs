@@ -9,7 +9,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 /// Settings of a machine that runs sandboxes for others.
 #[derive(Args, Debug)]
 pub struct SandboxFlags {
-    /// Address for the Worker API; port 0 picks a free port [default: 0.0.0.0:12090]
+    /// Address for the Worker API; port 0 picks a free port; a node with a tunnel listens only where this is given
+    /// [default: 0.0.0.0:12090]
     #[arg(
         long,
         env = "CYNODE_WORKER_LISTEN",
