@@ -63,7 +63,7 @@ impl Machine {
         data_dir: &DataDir,
         settings: &Settings,
         prepared: &PreparedWorker,
-        advertised: AdvertisedUrl,
+        (advertised, listens): (AdvertisedUrl, bool),
         devices: Vec<GpuDevice>,
         (inference, closing): (watch::Receiver<Inference>, watch::Receiver<bool>),
     ) -> Self {
@@ -73,7 +73,7 @@ impl Machine {
             base_report,
             engine: engine.clone(),
             advertised,
-            listens: AtomicBool::new(settings.always_listens()),
+            listens: AtomicBool::new(listens),
             has_tunnel: AtomicBool::new(settings.dials()),
             data_dir: data_dir.path().to_owned(),
             inference,
@@ -89,9 +89,9 @@ impl Machine {
         let _ = self.worker.set(worker.clone());
     }
 
-    /// Reports the address of the Worker API from now on.
-    pub(super) fn set_listening(&self) {
-        self.listens.store(true, Ordering::Relaxed);
+    /// Reports the address of the Worker API from now on, or none.
+    pub(super) fn set_listening(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
     }
 
     /// Reports whether the node opens a tunnel from now on.

@@ -75,12 +75,8 @@ impl Node {
         })
         .await?;
         data_dir.update_addresses(|addresses| addresses.worker = None);
-        let mut address = settings.listen_address();
-        let mut socket = None;
-        if settings.always_listens() {
-            let (reserved, bound) = worker::reserve(address)?;
-            (socket, address) = (Some(reserved), bound);
-        }
+        let state = StateFiles::open(data_dir)?;
+        let (socket, address) = reserve(&settings, &state)?;
         let advertised = match &settings.advertise_url {
             Some(url) => AdvertisedUrl::Configured(url.clone()),
             None => AdvertisedUrl::Detected {
@@ -111,11 +107,10 @@ impl Node {
             data_dir,
             &settings,
             &prepared,
-            advertised,
+            (advertised, socket.is_some()),
             devices,
             (model_server.subscribe(), closing),
         );
-        let state = StateFiles::open(data_dir)?;
         Ok(Self {
             orchestrator: OrchestratorClient::new(
                 &settings.orchestrator,
@@ -341,6 +336,25 @@ impl Node {
     pub(super) fn inference_changes(&self) -> watch::Receiver<Inference> {
         self.model_server.subscribe()
     }
+}
+
+/// Socket of the Worker API, bound but not listening, where this node will probably listen; and its address.
+fn reserve(
+    settings: &Settings,
+    state: &StateFiles,
+) -> Result<(Option<TcpSocket>, SocketAddr), NodeError> {
+    let address = settings.listen_address();
+    if settings.always_listens() {
+        let (socket, bound) = worker::reserve(address)?;
+        return Ok((Some(socket), bound));
+    }
+    // Its first report has the address, so that running jobs are followed without a gap. Whether the port is needed shows
+    // later.
+    let reserved = state.lacked_tunnel().then(|| worker::reserve(address).ok());
+    Ok(match reserved.flatten() {
+        Some((socket, bound)) => (Some(socket), bound),
+        None => (None, address),
+    })
 }
 
 fn is_unauthorized(error: &CallError) -> bool {

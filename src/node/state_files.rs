@@ -7,8 +7,8 @@
 //! | `orchestrator.json` | URL and pin of the orchestrator that the node joined last with a pin |
 //! | `config.json` | last configuration, with the token of the Worker API |
 //!
-//! Only the key and the pin are read again: the node registers and fetches the configuration at every start. The other
-//! two are for operators.
+//! The node registers and fetches the configuration at every start: of the session only the offer of a tunnel is read
+//! again, and the configuration is for operators.
 
 use crate::{
     api::nodes::{Bootstrap, NodeConfig},
@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 
 /// Name of the file with the orchestrator's pin.
 const ORCHESTRATOR_FILE: &str = "node/orchestrator.json";
+
+/// Name of the file with the last registration.
+const SESSION_FILE: &str = "node/session.json";
 
 /// Orchestrator that the node joined with a pin.
 #[derive(Serialize, Deserialize)]
@@ -69,8 +72,15 @@ impl StateFiles {
         }
     }
 
+    /// Whether the orchestrator of the last registration offered no tunnel. False before the first one.
+    pub(super) fn lacked_tunnel(&self) -> bool {
+        let session = fs::read(self.0.join(SESSION_FILE)).ok();
+        let session = session.and_then(|text| serde_json::from_slice::<Bootstrap>(&text).ok());
+        session.is_some_and(|session| session.orchestrator.endpoints.node_tunnel_url.is_none())
+    }
+
     pub(super) fn write_session(&self, session: &Bootstrap) {
-        self.write("node/session.json", session);
+        self.write(SESSION_FILE, session);
     }
 
     pub(super) fn write_config(&self, config: &NodeConfig) {

@@ -101,3 +101,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for CutStream<T> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::background;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    #[tokio::test]
+    async fn cut_ends_calls_under_way() {
+        let (near, mut far) = duplex(16);
+        let (mut stream, cutter) = CutStream::new(near);
+        far.write_all(b"a").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'a');
+        let read = background::spawn("test_read", async move {
+            let first = stream.read_u8().await;
+            let next = stream.write_all(b"b").await;
+            [first.map(drop), next].map(|done| done.unwrap_err().kind())
+        });
+        drop(cutter);
+        assert_eq!(read.await.unwrap(), [io::ErrorKind::ConnectionAborted; 2]);
+    }
+}

@@ -60,7 +60,12 @@ impl Node {
         let has_tunnel = self.open_tunnel(worker).await?;
         self.machine.set_tunnel(has_tunnel);
         if !has_tunnel {
-            self.listen(worker)?;
+            return self.listen(worker);
+        }
+        if !self.is_listening {
+            // The orchestrator offers a tunnel since this start.
+            self.socket = None;
+            self.machine.set_listening(false);
         }
         Ok(())
     }
@@ -121,7 +126,7 @@ impl Node {
         let advertise_url = self.settings.advertise_url.as_deref();
         worker.listen(socket.listen(LISTEN_BACKLOG)?, advertise_url);
         self.is_listening = true;
-        self.machine.set_listening();
+        self.machine.set_listening(true);
         let address = self.address;
         self.data_dir
             .update_addresses(|addresses| addresses.worker = Some(address));
