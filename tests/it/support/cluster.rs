@@ -198,7 +198,7 @@ impl Node {
 
     /// Starts one of this slug that listens nowhere.
     pub(crate) fn dial(home: &Path, slug: &str, control_url: &str, more: &[&str]) -> Self {
-        let flags = [&["--connect", "dial"], more].concat();
+        let flags = [&["--connect", "dial"][..], more].concat();
         let environment = [("CYNODE_WORKER_LISTEN", "")];
         Self::launch_in(home, slug, control_url, &flags, &environment)
     }
