@@ -92,7 +92,12 @@ pub(super) async fn checks(args: &DoctorArgs) -> [Check; 4] {
             "the Worker API",
             "--worker-listen",
             args.worker_listen.unwrap_or(WORKER_LISTEN),
-            Status::Fail,
+            // With a tunnel, a node without that flag does not listen.
+            if args.worker_listen.is_some() {
+                Status::Fail
+            } else {
+                Status::Warn
+            },
         ),
         port(
             "inference-port",
