@@ -101,9 +101,7 @@ impl Client {
             content: CallContent::None,
         }
     }
-}
 
-impl Client {
     /// Sends a request as it is; see [`forward`](super::forward).
     pub(super) async fn request(
         &self,
