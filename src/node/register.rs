@@ -38,6 +38,8 @@ use tokio::{net::TcpSocket, sync::watch, time::timeout};
 
 /// Time limit for reporting a failed start to the orchestrator, before the node ends.
 const FAILED_ACK_TIMEOUT: Duration = Duration::from_secs(15);
+/// Age from which on a token that only the tunnel does not accept is replaced: something in between may answer 401.
+const MIN_REGISTRATION_AGE: Duration = Duration::from_secs(30);
 /// Connections that may wait to be accepted by the Worker API.
 const LISTEN_BACKLOG: u32 = 1024;
 
@@ -59,6 +61,7 @@ pub(super) struct Node {
     /// State of all tunnels of this process, one after the other.
     tunnel_state: watch::Sender<TunnelState>,
     report_interval: Duration,
+    registered_at: Instant,
     /// Whether all steps succeeded since the last registration.
     is_started: bool,
 }
@@ -130,6 +133,7 @@ impl Node {
             tunnel: None,
             tunnel_state: watch::Sender::new(TunnelState::Connecting),
             report_interval: Duration::from_secs(REPORT_INTERVAL_SECONDS),
+            registered_at: Instant::now(),
             is_started: false,
             settings,
         })
@@ -178,6 +182,7 @@ impl Node {
             error => error,
         })?;
         self.orchestrator.set_registration(registration);
+        self.registered_at = Instant::now();
         Ok(())
     }
 
@@ -292,7 +297,8 @@ impl Node {
             // It may offer none now.
             self.is_started = false;
         }
-        let is_refused = is_refused || tunnel == TunnelState::Unauthorized;
+        let is_settled = self.registered_at.elapsed() >= MIN_REGISTRATION_AGE;
+        let is_refused = is_refused || (is_settled && tunnel == TunnelState::Unauthorized);
         let has_token = !is_refused && !self.orchestrator.is_token_expired();
         if self.is_started && has_token {
             return Ok(());

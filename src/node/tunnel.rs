@@ -4,7 +4,7 @@
 //! dial ──▶ 101 ──▶ first call ──▶ connected ──▶ end ──▶ dial again
 //!   └── 401: the node registers again
 //!   └── 404, 405, 426, 501: the orchestrator has no tunnels; the node listens, where its operator lets it
-//!   └── anything else: try again, 0.5 s to 30 s later
+//!   └── anything else, and no first call: try again, 0.5 s to 30 s later
 //! ```
 //!
 //! A task per registration keeps the tunnel connected. Each change of its state is logged once. Jobs go on
@@ -22,7 +22,8 @@ use crate::{
     wait,
     worker::Worker,
 };
-use std::time::Duration;
+use hyper::upgrade::Upgraded;
+use std::{future::pending, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -35,6 +36,8 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
 /// Age from which on a tunnel that ends in order is opened again at once.
 const SETTLED_AGE: Duration = Duration::from_secs(1);
+/// Time for the first call of the orchestrator, which comes at once. Pings begin only after that.
+const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for which the start of a node waits for its tunnel.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -73,20 +76,15 @@ impl Tunnel {
         state: watch::Sender<TunnelState>,
     ) -> Self {
         let receiver = state.subscribe();
-        let task = async move {
-            let mut connector = Connector {
-                dialer,
-                target,
-                worker: worker.clone(),
-                state,
-                is_failing: false,
-                is_untrusted: false,
-            };
-            tokio::select! {
-                () = connector.run() => {}
-                () = worker.stopped() => {}
-            }
+        let mut connector = Connector {
+            dialer,
+            target,
+            worker,
+            state,
+            is_failing: false,
+            is_untrusted: false,
         };
+        let task = async move { connector.run().await };
         Self {
             state: receiver,
             task: background::spawn("tunnel", task),
@@ -129,19 +127,21 @@ struct Connector {
 }
 
 impl Connector {
+    /// Keeps a tunnel connected until the worker stops.
     async fn run(&mut self) {
         let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
         loop {
-            match self.connect().await {
-                Ok(end) => {
-                    let was_connected = *self.state.borrow() == TunnelState::Connected;
-                    self.set(TunnelState::Connecting);
-                    if was_connected {
-                        let cause = end.cause;
-                        tracing::info!(cause, "tunnel ended; connecting again");
+            let dialed = tokio::select! {
+                dialed = self.dial() => dialed,
+                () = self.worker.stopped() => return,
+            };
+            match dialed {
+                Ok(stream) => {
+                    // Not dropped when the worker stops: it answers the calls under way, and ends by itself.
+                    let end = self.serve(stream).await;
+                    if self.note(&end) {
                         backoff.reset();
-                        (self.is_failing, self.is_untrusted) = (false, false);
-                        if end.is_orderly && end.age >= SETTLED_AGE {
+                        if end.is_orderly() && end.age >= SETTLED_AGE {
                             continue;
                         }
                     }
@@ -151,19 +151,26 @@ impl Connector {
                     self.set(state_of(&error));
                 }
             }
-            sleep(backoff.next_delay()).await;
+            tokio::select! {
+                () = sleep(backoff.next_delay()) => {}
+                () = self.worker.stopped() => return,
+            }
         }
     }
 
-    /// Opens a tunnel, and serves it to its end.
-    async fn connect(&self) -> Result<TunnelEnd, CallError> {
-        let Self { target, state, .. } = self;
+    /// Opens a tunnel.
+    async fn dial(&self) -> Result<Upgraded, CallError> {
         let identity = DialIdentity {
-            token: &target.token,
-            instance: target.instance.as_deref(),
+            token: &self.target.token,
+            instance: self.target.instance.as_deref(),
         };
-        let stream = self.dialer.dial(&target.url, identity).await?;
-        let (opened_at, state) = (Instant::now(), state.clone());
+        self.dialer.dial(&self.target.url, identity).await
+    }
+
+    /// Serves a tunnel to its end.
+    async fn serve(&self, stream: Upgraded) -> TunnelEnd {
+        let (opened_at, state) = (Instant::now(), self.state.clone());
+        let mut called = state.subscribe();
         let on_call = move || {
             let is_new = state.send_if_modified(|state| {
                 let is_new = *state != TunnelState::Connected;
@@ -174,12 +181,37 @@ impl Connector {
                 tracing::info!("tunnel connected");
             }
         };
-        let served = self.worker.serve_tunnel(stream, on_call).await;
-        Ok(TunnelEnd {
-            is_orderly: served.is_ok(),
-            cause: served.err().map(|error| errors::chain(&error)),
+        let is_silent = async {
+            let first = wait::until(&mut called, |state| *state == TunnelState::Connected);
+            if timeout(FIRST_CALL_TIMEOUT, first).await.is_ok() {
+                pending::<()>().await;
+            }
+        };
+        let cause = tokio::select! {
+            served = self.worker.serve_tunnel(stream, on_call) => {
+                served.err().map(|error| errors::chain(&error))
+            }
+            () = is_silent => Some("the orchestrator made no call".to_owned()),
+        };
+        TunnelEnd {
+            cause,
             age: opened_at.elapsed(),
-        })
+        }
+    }
+
+    /// Takes note of the end of a tunnel. Returns whether it was connected.
+    fn note(&mut self, end: &TunnelEnd) -> bool {
+        let was_connected = *self.state.borrow() == TunnelState::Connected;
+        self.set(TunnelState::Connecting);
+        let cause = end.cause.as_deref();
+        if was_connected {
+            tracing::info!(cause, "tunnel ended; connecting again");
+            (self.is_failing, self.is_untrusted) = (false, false);
+        } else if !self.is_failing {
+            tracing::warn!(cause, "tunnel ended before the first call; retrying");
+            self.is_failing = true;
+        }
+        was_connected
     }
 
     fn set(&self, new: TunnelState) {
@@ -204,10 +236,15 @@ impl Connector {
 
 /// End of a tunnel that was open.
 struct TunnelEnd {
-    /// Whether the orchestrator closed it in order, as at its shutdown.
-    is_orderly: bool,
+    /// Fault that ended it; `None` where the orchestrator closed it in order, as at its shutdown.
     cause: Option<String>,
     age: Duration,
+}
+
+impl TunnelEnd {
+    const fn is_orderly(&self) -> bool {
+        self.cause.is_none()
+    }
 }
 
 /// State after a try that failed.

@@ -98,6 +98,8 @@ use trash::Trash;
 
 /// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time in which tunnels have to end at shutdown: more than they wait for calls under way.
+const TUNNEL_END_TIMEOUT: Duration = Duration::from_secs(6);
 /// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
 /// data directory is kept.
 const TRASH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -371,6 +373,8 @@ impl Worker {
             // A panic is in the log.
             let _ = listener.await;
         }
+        // Tunnels finish their answers, too, and let go of the signal then.
+        let _ = tokio::time::timeout(TUNNEL_END_TIMEOUT, stop.closed()).await;
         // The upper directory of the last job was queued just now, and an ephemeral node has no next start.
         let trees = api.ctx.trash.idle(TRASH_TIMEOUT).await;
         if trees > 0 {
