@@ -1,8 +1,8 @@
 //! Connection of a tunnel at its HTTP/2 client, the orchestrator.
 
 use super::{
-    CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES,
-    STREAM_WINDOW, TUNNEL_URL, TunnelLink,
+    CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, MIN_STREAMS, PING_INTERVAL, PING_TIMEOUT,
+    SEND_BUFFER_BYTES, STREAM_WINDOW, TUNNEL_URL, TunnelLink,
     cut::{CutStream, Cutter},
     link::Sender,
 };
@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use http::{Method, StatusCode};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::time::Duration;
+use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Time for the first answer of the peer.
@@ -42,13 +42,24 @@ where
         .initial_max_send_streams(MAX_STREAMS as usize)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        // All calls may be dropped at once. What arrives late on a stream that is not remembered counts as a fault of the
+        // peer, and after 1024 of these the connection would end.
+        .max_concurrent_reset_streams(MAX_STREAMS as usize)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
         .handshake::<_, CallBody>(TokioIo::new(stream))
         .await;
-    let (sender, connection) = handshake.map_err(|error| errors::chain(&error))?;
-    let driver = async move { connection.await.err().map(|error| errors::chain(&error)) };
+    let (sender, mut connection) = handshake.map_err(|error| errors::chain(&error))?;
+    let driver = poll_fn(move |context| {
+        // Calls would pile up, with their bodies, and wait for streams that never open.
+        if connection.current_max_send_streams() < MIN_STREAMS {
+            let reason = format!("it allows fewer than {MIN_STREAMS} calls at a time");
+            return Poll::Ready(Some(reason));
+        }
+        let polled = Pin::new(&mut connection).poll(context);
+        polled.map(|ended| ended.err().map(|error| errors::chain(&error)))
+    });
     Ok(TunnelConnection {
         sender,
         driver: Box::pin(driver),

@@ -47,6 +47,8 @@ pub const PROTOCOL: &str = "cynode-tunnel";
 pub const TUNNEL_URL: &str = "http://tunnel";
 /// Concurrent streams of one tunnel.
 const MAX_STREAMS: u32 = 256;
+/// Fewest concurrent streams that a peer may allow.
+const MIN_STREAMS: usize = 16;
 /// Bytes that may be under way on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that may be under way on all streams.

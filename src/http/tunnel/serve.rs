@@ -71,6 +71,8 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        // The orchestrator is trusted, and what it sends on a stream that was reset before is no attack.
+        .max_local_error_reset_streams(None::<usize>)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .enable_connect_protocol()
