@@ -8,6 +8,11 @@ use std::{
     thread,
 };
 use tracing::Level;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// Opens the log; stdout belongs to results.
 pub(super) fn start(flags: &LogFlags) {
@@ -24,14 +29,20 @@ pub(super) fn start(flags: &LogFlags) {
         // It would print its own errors, and panic where stderr is on a full disk.
         .log_internal_errors(false)
         .with_target(false);
+    // It logs each frame, and warns of faults of a peer, which could fill the log.
+    let targets = Targets::new()
+        .with_default(level)
+        .with_target("h2", LevelFilter::ERROR);
     match flags.log_format.unwrap_or(LogFormat::Text) {
         // The innermost span is the last of the list already.
-        LogFormat::Json => builder.json().with_current_span(false).init(),
+        LogFormat::Json => {
+            let builder = builder.json().with_current_span(false);
+            builder.finish().with(targets).init();
+        }
         LogFormat::Text => {
             let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            builder
-                .with_ansi(io::stderr().is_terminal() && !plain)
-                .init();
+            let builder = builder.with_ansi(io::stderr().is_terminal() && !plain);
+            builder.finish().with(targets).init();
         }
     }
     std::panic::set_hook(Box::new(log_panic));
