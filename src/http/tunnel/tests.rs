@@ -6,8 +6,16 @@ use crate::http::{
 };
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use std::sync::Arc;
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
     sync::{Notify, watch},
@@ -19,13 +27,17 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What the handlers of the node share.
 #[derive(Default)]
 struct State {
+    /// Calls that wait.
+    waiting: AtomicUsize,
     go_on: Notify,
 }
 
-fn routes() -> Router<State> {
+fn routes(state: Arc<State>) -> Router<State> {
     let healthz = async |_, _| Ok(response::text(StatusCode::OK, "ok"));
     let wait = async |state: Arc<State>, _: Request| {
-        state.go_on.notified().await;
+        let go_on = state.go_on.notified();
+        state.waiting.fetch_add(1, Ordering::SeqCst);
+        go_on.await;
         Ok(response::text(StatusCode::OK, "waited"))
     };
     // More than the window of a stream.
@@ -43,17 +55,19 @@ fn routes() -> Router<State> {
         .route(Method::GET, "/wait", wait)
         .route(Method::GET, "/large", large)
         .route(Method::GET, "/echo", echo)
-        .build(
-            Arc::new(State::default()),
-            MetricsRegistry::default().requests("test"),
-        )
+        .build(state, MetricsRegistry::default().requests("test"))
 }
 
 /// Client over a tunnel, its connection, and the signal that ends the node.
 async fn connected() -> (Client, TunnelConnection, watch::Sender<bool>) {
+    connected_to(Arc::default()).await
+}
+
+/// The same with this state of the handlers.
+async fn connected_to(state: Arc<State>) -> (Client, TunnelConnection, watch::Sender<bool>) {
     let (near, far) = duplex(64 * 1024);
     let (stop, stopped) = watch::channel(false);
-    let served = serve(TokioIo::new(far), routes(), || (), stopped);
+    let served = serve(TokioIo::new(far), routes(state), || (), stopped);
     crate::background::spawn("test_node", served);
     let mut connection = open(near).await.unwrap();
     connection.check().await.unwrap();
@@ -90,15 +104,74 @@ async fn calls_pass_until_connection_ends() {
 
 #[tokio::test]
 async fn many_calls_wait_at_a_time() {
-    let (client, connection, _stop) = connected().await;
+    let state = Arc::<State>::default();
+    let (client, connection, _stop) = connected_to(Arc::clone(&state)).await;
     crate::background::spawn("test_tunnel", connection.ended());
-    let waiting = (0..200).map(|_| client.call(Method::GET, url("/wait")).bytes());
-    let waiting = crate::background::spawn("test_calls", join_all(waiting));
-    let call = client.call(Method::GET, url("/healthz"));
-    assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
-    waiting.abort();
-    let call = client.call(Method::GET, url("/healthz"));
-    assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
+    let start = async |total: usize| {
+        let calls = (0..200).map(|_| client.call(Method::GET, url("/wait")).bytes());
+        let calls = crate::background::spawn("test_calls", join_all(calls));
+        let all_wait = async {
+            while state.waiting.load(Ordering::SeqCst) < total {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LIMIT, all_wait).await.unwrap();
+        let call = client.call(Method::GET, url("/healthz"));
+        assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
+        calls
+    };
+    let dropped = start(200).await;
+    dropped.abort();
+    assert!(dropped.await.is_err_and(|error| error.is_cancelled()));
+    // There is room for as many again.
+    let answered = start(400).await;
+    state.go_on.notify_waiters();
+    let answers = timeout(LIMIT, answered).await.unwrap().unwrap();
+    assert!(answers.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn peer_with_few_streams_is_left() {
+    let (near, far) = duplex(64 * 1024);
+    let service = service_fn(|_: http::Request<Incoming>| {
+        ready(Ok::<_, Infallible>(response::text(StatusCode::OK, "ok")))
+    });
+    let served = http2::Builder::new(TokioExecutor::new())
+        .max_concurrent_streams(1)
+        .serve_connection(TokioIo::new(far), service);
+    crate::background::spawn("test_node", served);
+    let mut connection = open(near).await.unwrap();
+    let left = async {
+        loop {
+            if let Err(reason) = connection.check().await {
+                return reason;
+            }
+        }
+    };
+    let reason = timeout(LIMIT, left).await.unwrap();
+    assert!(reason.contains("fewer than 16"), "{reason}");
+}
+
+#[tokio::test]
+async fn shutdown_waits_for_calls_under_way() {
+    let state = Arc::<State>::default();
+    let (client, connection, stop) = connected_to(Arc::clone(&state)).await;
+    crate::background::spawn("test_tunnel", connection.ended());
+    let call = client.call(Method::GET, url("/wait"));
+    let call = crate::background::spawn("test_call", call.probe(LIMIT));
+    let waits = async {
+        while state.waiting.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, waits).await.unwrap();
+    stop.send_replace(true);
+    tokio::task::yield_now().await;
+    state.go_on.notify_waiters();
+    let answer = call.await.unwrap().unwrap();
+    assert_eq!(answer.body_start, "waited");
+    // The node lets go of the signal once it has ended.
+    timeout(LIMIT, stop.closed()).await.unwrap();
 }
 
 #[tokio::test]
