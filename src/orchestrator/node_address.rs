@@ -104,9 +104,18 @@ impl AppState {
         }
         let (guard, _) = self.nodes.clients.for_reach(api.reach);
         match timeout(LOOKUP_TIMEOUT, resolve::resolve_host(host)).await {
-            Ok(Ok(addresses)) => guard.filter(host, addresses).map(drop).map_err(|refused| {
-                Problem::field(&format!("{at}/worker_api/base_url"), refused.to_string())
-            }),
+            Ok(Ok(addresses)) => match guard.filter(host, addresses) {
+                Ok(_) => Ok(()),
+                // It is called on its tunnel, and listens for programs of its own machine.
+                Err(_) if api.tunnel => {
+                    api.base_url.clear();
+                    Ok(())
+                }
+                Err(refused) => {
+                    let pointer = format!("{at}/worker_api/base_url");
+                    Err(Problem::field(&pointer, refused.to_string()))
+                }
+            },
             // The name may resolve later, and is checked when it is called.
             Ok(Err(_)) | Err(_) => Ok(()),
         }
