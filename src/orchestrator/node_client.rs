@@ -1,8 +1,9 @@
 //! Interface to a node: run, attach, list, cancel, forget, probe.
 //!
 //! This is the only place in the orchestrator that knows how a node is called: over HTTP, at the URL of its Worker
-//! API, or over the [tunnel](super::tunnels) that it has opened. The policy of these calls stands here, too: time limits, backoff ([`retry_backoff`]), both tokens of a node. A failed call is
-//! a [`NodeCallError`], which says whether the node may have acted.
+//! API, or over the [tunnel](super::tunnels) that it has opened. The policy of these calls stands here, too: time limits,
+//! backoff ([`retry_backoff`]), both tokens of a node. A failed call is a [`NodeCallError`], which says whether the node may
+//! have acted.
 //!
 //! Every call about a job names the attempt, so that a repeated or late call never touches a newer one. `run`
 //! is idempotent: a node that has the attempt attaches the caller to it.

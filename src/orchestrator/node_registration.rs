@@ -84,10 +84,10 @@ pub(super) async fn register(
             return Err(not_admitted(&refusal).into());
         }
     };
+    // It was opened with a token that is not valid any more, whether this process is refused or not.
+    state.nodes.tunnels.close(id);
     check_instance(state, id, &slug, instance.as_deref(), origin).await?;
     tracing::info!(new = is_new, address = %origin.address, "node registered");
-    // It was opened with a token that is not valid any more.
-    state.nodes.tunnels.close(id);
     state.nodes.slots.log_excess_slots(&slug, None, offered);
     state.nodes.reconciler.mark_dirty(id);
     let (token, expires_at) = state.identity.node_token(id, registration)?;
