@@ -136,7 +136,7 @@ pub(super) async fn serve(state: Arc<AppState>, node: Node, stream: UpgradedStre
         connection.check().await?;
         Ok::<_, String>(connection)
     };
-    let connection = match opened.await {
+    let mut connection = match opened.await {
         Ok(connection) => connection,
         Err(reason) => {
             tracing::info!(
@@ -164,15 +164,21 @@ pub(super) async fn serve(state: Arc<AppState>, node: Node, stream: UpgradedStre
     tracing::info!(node = slug, generation, "tunnel connected");
     state.nodes.reachability.mark_pending(node.id, TUNNEL_URL);
     state.nodes.reachability.wake();
-    tokio::select! {
+    let is_orderly = tokio::select! {
         cause = connection.ended() => {
+            let is_orderly = cause.is_none();
             tracing::info!(node = slug, generation, cause, "tunnel ended");
+            is_orderly
         }
         _ = closed => {
             tracing::info!(node = slug, generation, "tunnel closed for a newer connection or registration");
+            false
         }
-    }
+    };
     drop(connected);
+    if is_orderly {
+        connection.drain().await;
+    }
 }
 
 /// Whether the registration that a connection was opened with is still the latest.

@@ -15,17 +15,22 @@ use http::{Method, StatusCode};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{future::poll_fn, pin::Pin, task::Poll, time::Duration};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
+/// Time for calls under way, once the peer takes no more.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 /// Time for the first answer of the peer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connection of a tunnel. Dropped, it is cut, with its calls.
 pub struct TunnelConnection {
     sender: Sender,
-    /// Resolves at the end of the connection, with its cause if that is an error.
+    /// Resolves once no further call can be sent, with the cause if that is an error.
     driver: BoxFuture<'static, Option<String>>,
-    _cutter: Cutter,
+    cutter: Cutter,
 }
 
 /// Begins HTTP/2 on a connection that was upgraded. The peer has sent nothing yet. Fails where the peer has left.
@@ -63,7 +68,7 @@ where
     Ok(TunnelConnection {
         sender,
         driver: Box::pin(driver),
-        _cutter: cutter,
+        cutter,
     })
 }
 
@@ -92,8 +97,21 @@ impl TunnelConnection {
         link.connect(generation, self.sender.clone());
     }
 
-    /// Waits for the end of the connection: its cause, where it is an error.
-    pub async fn ended(mut self) -> Option<String> {
+    /// Waits until the connection takes no further calls: the cause, where it is an error.
+    pub async fn ended(&mut self) -> Option<String> {
         (&mut self.driver).await
+    }
+
+    /// Lets the calls under way end, for a while: a node that shuts down finishes its answers.
+    pub async fn drain(self) {
+        let Self {
+            sender,
+            driver,
+            mut cutter,
+        } = self;
+        // Without these, the connection ends with its last call.
+        drop((sender, driver));
+        // What is left is cut.
+        let _ = timeout(DRAIN_TIMEOUT, cutter.dropped()).await;
     }
 }

@@ -15,8 +15,13 @@ use tokio::{
 };
 
 /// Handle that cuts a stream when it is dropped.
-pub(super) struct Cutter {
-    _cut: oneshot::Sender<Infallible>,
+pub(super) struct Cutter(oneshot::Sender<Infallible>);
+
+impl Cutter {
+    /// Waits until nobody has the stream any more.
+    pub(super) async fn dropped(&mut self) {
+        self.0.closed().await;
+    }
 }
 
 /// Stream that can be cut.
@@ -31,13 +36,12 @@ impl<T> CutStream<T> {
     /// Stream, and the handle that cuts it.
     pub(super) fn new(inner: T) -> (Self, Cutter) {
         let (cutter, cut) = oneshot::channel();
-        let cutter = Cutter { _cut: cutter };
         let stream = Self {
             inner,
             cut,
             is_cut: false,
         };
-        (stream, cutter)
+        (stream, Cutter(cutter))
     }
 
     /// Fails once the stream was cut; wakes the caller then.

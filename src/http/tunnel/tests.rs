@@ -76,6 +76,13 @@ async fn connected_to(state: Arc<State>) -> (Client, TunnelConnection, watch::Se
     (Client::over_tunnel(link), connection, stop)
 }
 
+/// Keeps a connection to its end.
+async fn run(mut connection: TunnelConnection) -> Option<String> {
+    let cause = connection.ended().await;
+    connection.drain().await;
+    cause
+}
+
 fn url(path: &str) -> String {
     format!("{TUNNEL_URL}{path}")
 }
@@ -83,7 +90,7 @@ fn url(path: &str) -> String {
 #[tokio::test]
 async fn calls_pass_until_connection_ends() {
     let (client, connection, _stop) = connected().await;
-    let ended = crate::background::spawn("test_tunnel", connection.ended());
+    let ended = crate::background::spawn("test_tunnel", run(connection));
     let call = client.call(Method::GET, url("/healthz"));
     assert_eq!(call.probe(LIMIT).await.unwrap().body_start, "ok");
     let unknown = client.call(Method::GET, url("/nothing")).done().await;
@@ -106,7 +113,7 @@ async fn calls_pass_until_connection_ends() {
 async fn many_calls_wait_at_a_time() {
     let state = Arc::<State>::default();
     let (client, connection, _stop) = connected_to(Arc::clone(&state)).await;
-    crate::background::spawn("test_tunnel", connection.ended());
+    crate::background::spawn("test_tunnel", run(connection));
     let start = async |total: usize| {
         let calls = (0..200).map(|_| client.call(Method::GET, url("/wait")).bytes());
         let calls = crate::background::spawn("test_calls", join_all(calls));
@@ -156,7 +163,7 @@ async fn peer_with_few_streams_is_left() {
 async fn shutdown_waits_for_calls_under_way() {
     let state = Arc::<State>::default();
     let (client, connection, stop) = connected_to(Arc::clone(&state)).await;
-    crate::background::spawn("test_tunnel", connection.ended());
+    crate::background::spawn("test_tunnel", run(connection));
     let call = client.call(Method::GET, url("/wait"));
     let call = crate::background::spawn("test_call", call.probe(LIMIT));
     let waits = async {
@@ -166,7 +173,16 @@ async fn shutdown_waits_for_calls_under_way() {
     };
     timeout(LIMIT, waits).await.unwrap();
     stop.send_replace(true);
-    tokio::task::yield_now().await;
+    // Further ones are refused, without an end of the one before.
+    let refused = async {
+        while client
+            .call(Method::GET, url("/healthz"))
+            .done()
+            .await
+            .is_ok()
+        {}
+    };
+    timeout(LIMIT, refused).await.unwrap();
     state.go_on.notify_waiters();
     let answer = call.await.unwrap().unwrap();
     assert_eq!(answer.body_start, "waited");
@@ -177,7 +193,7 @@ async fn shutdown_waits_for_calls_under_way() {
 #[tokio::test]
 async fn stalled_readers_hold_up_no_other_call() {
     let (client, connection, _stop) = connected().await;
-    crate::background::spawn("test_tunnel", connection.ended());
+    crate::background::spawn("test_tunnel", run(connection));
     let stalled = (0..50).map(|_| client.call(Method::GET, url("/large")).bytes());
     let stalled = timeout(LIMIT, join_all(stalled)).await.unwrap();
     assert!(stalled.iter().all(Result::is_ok));
@@ -197,7 +213,7 @@ async fn stalled_readers_hold_up_no_other_call() {
 #[tokio::test]
 async fn protocol_changes_over_extended_connect() {
     let (client, connection, _stop) = connected().await;
-    crate::background::spawn("test_tunnel", connection.ended());
+    crate::background::spawn("test_tunnel", run(connection));
     let request = http::Request::get(url("/echo"))
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, "echo")
