@@ -114,24 +114,27 @@ async fn many_calls_wait_at_a_time() {
     let state = Arc::<State>::default();
     let (client, connection, _stop) = connected_to(Arc::clone(&state)).await;
     crate::background::spawn("test_tunnel", run(connection));
-    let start = async |total: usize| {
+    let start = || {
         let calls = (0..200).map(|_| client.call(Method::GET, url("/wait")).bytes());
-        let calls = crate::background::spawn("test_calls", join_all(calls));
-        let all_wait = async {
+        crate::background::spawn("test_calls", join_all(calls))
+    };
+    let all_wait = async |total: usize| {
+        let reached = async {
             while state.waiting.load(Ordering::SeqCst) < total {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(LIMIT, all_wait).await.unwrap();
+        timeout(LIMIT, reached).await.unwrap();
         let call = client.call(Method::GET, url("/healthz"));
         assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
-        calls
     };
-    let dropped = start(200).await;
+    let dropped = start();
+    all_wait(200).await;
     dropped.abort();
     assert!(dropped.await.is_err_and(|error| error.is_cancelled()));
     // There is room for as many again.
-    let answered = start(400).await;
+    let answered = start();
+    all_wait(400).await;
     state.go_on.notify_waiters();
     let answers = timeout(LIMIT, answered).await.unwrap().unwrap();
     assert!(answers.iter().all(Result::is_ok));
