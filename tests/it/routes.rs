@@ -250,6 +250,7 @@ fn list_of_routes_is_complete() {
         ][..],
         &[
             "src/orchestrator/control_plane/mod.rs",
+            "src/orchestrator/control_plane/tunnel.rs",
             "src/orchestrator/health.rs",
         ],
         &[
