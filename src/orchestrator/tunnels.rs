@@ -7,7 +7,9 @@
 //! | it registers again, or is forgotten | cut: the token by which it was opened is not valid any more |
 //!
 //! A connection counts once it has answered a call, so that a peer which speaks something else gets no work. Its
-//! generation tells it from the ones before and after.
+//! generation tells it from the ones before and after. A node may have [some](MAX_CONNECTIONS) under way, since one that the
+//! network has lost still stands when the next one comes, and may open [some](MAX_OPENINGS) within a while. So a tunnel
+//! needs no share of the connections that its network may have, and many nodes behind one address can have theirs.
 //!
 //! The [link](TunnelLink) of a node stays while its connections come and go: calls fail meanwhile as those to a port that
 //! is closed do, and callers try again. Each begin and end has the node probed ([`reachability`](super::reachability)),
@@ -15,7 +17,10 @@
 
 use super::AppState;
 use crate::{
-    api::NodeId,
+    api::{
+        NodeId,
+        problem::{Problem, ProblemKind},
+    },
     http::{
         client::Client,
         tunnel::{self, TUNNEL_URL, TunnelLink},
@@ -30,13 +35,21 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
+
+/// Most connections of one node at a time, those included that have not answered a call yet.
+const MAX_CONNECTIONS: u32 = 8;
+/// Most connections that one node may open within [`OPENING_WINDOW`]: far more than a node whose network comes and goes, and
+/// far fewer than would fill the log.
+const MAX_OPENINGS: u32 = 30;
+const OPENING_WINDOW: Duration = Duration::from_secs(10);
 
 /// Tunnels of all nodes.
 #[derive(Default)]
 pub(super) struct Tunnels {
-    nodes: Mutex<HashMap<NodeId, NodeTunnel>>,
+    nodes: Arc<Mutex<HashMap<NodeId, NodeTunnel>>>,
     last_generation: AtomicU64,
 }
 
@@ -46,6 +59,25 @@ struct NodeTunnel {
     link: TunnelLink,
     /// Generation of the connection that counts. Dropping the sender has it end.
     current: Option<(u64, oneshot::Sender<()>)>,
+    /// Connections that are being opened or served.
+    connections: u32,
+    /// Start of the window in which openings are counted, and their number.
+    openings: Option<(Instant, u32)>,
+}
+
+/// Slot of one connection of a node; given back when dropped.
+pub(super) struct ConnectionSlot {
+    nodes: Arc<Mutex<HashMap<NodeId, NodeTunnel>>>,
+    node: NodeId,
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        // A node that was forgotten meanwhile has no entry.
+        if let Some(tunnel) = self.nodes.lock().get_mut(&self.node) {
+            tunnel.connections = tunnel.connections.saturating_sub(1);
+        }
+    }
 }
 
 impl Tunnels {
@@ -61,6 +93,33 @@ impl Tunnels {
         nodes
             .get(&node)
             .is_some_and(|tunnel| tunnel.current.is_some())
+    }
+
+    /// Number of nodes that are connected.
+    pub(super) fn connected(&self) -> usize {
+        let nodes = self.nodes.lock();
+        let connected = nodes.values().filter(|tunnel| tunnel.current.is_some());
+        connected.count()
+    }
+
+    /// Slot for a further connection of a node. Fails with 503 where it has too many, or opens them too fast.
+    pub(super) fn admit(&self, node: NodeId, now: Instant) -> Result<ConnectionSlot, Problem> {
+        let mut nodes = self.nodes.lock();
+        let tunnel = nodes.entry(node).or_default();
+        let is_recent = |start: Instant| now.saturating_duration_since(start) < OPENING_WINDOW;
+        let recent = tunnel.openings.filter(|(start, _)| is_recent(*start));
+        let (start, openings) = recent.unwrap_or((now, 0));
+        if tunnel.connections >= MAX_CONNECTIONS || openings >= MAX_OPENINGS {
+            let text =
+                "this node opens too many tunnels; it needs one, and may try again in a moment";
+            return Err(Problem::new(ProblemKind::Unavailable, text).retry_after(5));
+        }
+        tunnel.openings = Some((start, openings + 1));
+        tunnel.connections += 1;
+        Ok(ConnectionSlot {
+            nodes: Arc::clone(&self.nodes),
+            node,
+        })
     }
 
     /// Has a connection count from now on, in place of one before: its generation, and the signal to end it.
@@ -157,8 +216,11 @@ pub(super) async fn serve(state: Arc<AppState>, node: Node, stream: UpgradedStre
         generation,
     };
     // After the connection counts: a later registration closes it.
-    if !is_registered(&state, &node).await {
-        tracing::info!(node = slug, "tunnel closed: the node has registered again");
+    if !verify_registration(&state, &node).await {
+        tracing::info!(
+            node = slug,
+            "tunnel closed: the node has registered again, or was forgotten"
+        );
         return;
     }
     tracing::info!(node = slug, generation, "tunnel connected");
@@ -181,10 +243,18 @@ pub(super) async fn serve(state: Arc<AppState>, node: Node, stream: UpgradedStre
     }
 }
 
-/// Whether the registration that a connection was opened with is still the latest.
-async fn is_registered(state: &AppState, node: &Node) -> bool {
-    let stored = state.store.node_get(node.id).await;
-    stored.is_ok_and(|stored| stored.is_some_and(|stored| stored.registration == node.registration))
+/// Verifies that the registration that a connection was opened with is still the latest. Forgets the tunnel of a node that
+/// was forgotten while its connection was opened.
+async fn verify_registration(state: &AppState, node: &Node) -> bool {
+    match state.store.node_get(node.id).await {
+        Ok(Some(stored)) => stored.registration == node.registration,
+        Ok(None) => {
+            // Before the end of the connection, which would have the node probed.
+            state.nodes.tunnels.forget(node.id);
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 #[cfg(test)]
@@ -220,5 +290,31 @@ mod tests {
         tunnels.forget(node);
         closed.await.unwrap_err();
         assert!(!tunnels.disconnect(node, generation));
+    }
+
+    #[test]
+    fn connections_of_a_node_are_bounded() {
+        let (tunnels, node, now) = (Tunnels::default(), NodeId::new(), Instant::now());
+        let admit = |at: Instant| tunnels.admit(node, at);
+        let slots: Vec<_> = (0..MAX_CONNECTIONS).map(|_| admit(now).unwrap()).collect();
+        assert!(admit(now).is_err(), "as many as may be open");
+        tunnels.admit(NodeId::new(), now).unwrap();
+        drop(slots);
+        for _ in MAX_CONNECTIONS..MAX_OPENINGS {
+            drop(admit(now).unwrap());
+        }
+        assert!(admit(now).is_err(), "as many as may be opened in a while");
+        drop(admit(now + OPENING_WINDOW).unwrap());
+    }
+
+    #[tokio::test]
+    async fn connected_nodes_are_counted_once() {
+        let (tunnels, node) = (Tunnels::default(), NodeId::new());
+        let _ = tunnels.client(NodeId::new());
+        let (_, _closed) = tunnels.connect(node, |_, _| ());
+        let (generation, _closed) = tunnels.connect(node, |_, _| ());
+        assert_eq!(tunnels.connected(), 1);
+        tunnels.disconnect(node, generation);
+        assert_eq!(tunnels.connected(), 0);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     orchestrator::tunnels,
 };
 use http::{HeaderValue, Method, header};
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// Path of tunnels.
 pub(super) const PATH: &str = "/v1/nodes/tunnel";
@@ -35,10 +35,15 @@ async fn open(state: Arc<AppState>, mut request: Request) -> Reply {
     let instance = request.header(INSTANCE_HEADER);
     let instance = instance.filter(|instance| is_valid_instance_id(instance));
     check_instance(&state, node.id, &node.slug, instance, &request.origin()).await?;
+    let slot = state.nodes.tunnels.admit(node.id, Instant::now())?;
+    // The connections that its network may have are for other calls, such as reports.
+    request.mark_limited_elsewhere();
     let protocol = HeaderValue::from_static(PROTOCOL);
-    Ok(upgrade::accept(protocol, move |stream: UpgradedStream| {
-        tunnels::serve(state, node, stream)
-    }))
+    let serve = move |stream: UpgradedStream| async move {
+        tunnels::serve(state, node, stream).await;
+        drop(slot);
+    };
+    Ok(upgrade::accept(protocol, serve))
 }
 
 fn upgrade_required() -> Problem {
