@@ -110,6 +110,12 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let counts = counts?;
     let gauges = current_gauges(counts, &nodes);
     add_model_calls(&gauges, &state.models, &nodes);
+    let tunnels = IntGauge::new(
+        "cynode_node_tunnels_connected",
+        "Nodes whose tunnel is connected.",
+    );
+    let connected = i64::try_from(state.nodes.tunnels.connected()).unwrap_or(i64::MAX);
+    register(&gauges, tunnels).set(connected);
     if let Some(tls) = &state.tls {
         let expiry = IntGauge::new(
             "cynode_tls_certificate_expiry_timestamp_seconds",
