@@ -4,6 +4,7 @@ use super::{
     CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, MIN_STREAMS, PING_INTERVAL, PING_TIMEOUT,
     SEND_BUFFER_BYTES, STREAM_WINDOW, TUNNEL_URL, TunnelLink,
     cut::{CutStream, Cutter},
+    frames::NonEmptyFrames,
     link::Sender,
 };
 use crate::{
@@ -53,7 +54,7 @@ where
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true)
-        .handshake::<_, CallBody>(TokioIo::new(stream))
+        .handshake::<_, NonEmptyFrames<CallBody>>(TokioIo::new(stream))
         .await;
     let (sender, mut connection) = handshake.map_err(|error| errors::chain(&error))?;
     let driver = poll_fn(move |context| {

@@ -1,5 +1,6 @@
 //! Way of calls over a tunnel, whichever connection it has now.
 
+use super::frames::NonEmptyFrames;
 use crate::{
     errors,
     http::{call_error::CallError, client::CallBody},
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub const NOT_CONNECTED: &str = "its tunnel is not connected; it connects again by itself";
 
 /// Sender of requests on one connection.
-pub(super) type Sender = SendRequest<CallBody>;
+pub(super) type Sender = SendRequest<NonEmptyFrames<CallBody>>;
 
 /// Way to one node; clones share its connection.
 #[derive(Clone, Default)]
@@ -55,7 +56,7 @@ impl TunnelLink {
             .sender()
             .ok_or_else(|| failed(url, NOT_CONNECTED.to_owned(), false))?;
         let is_upgrade = make_connect(&mut request);
-        let answer = sender.send_request(request).await;
+        let answer = sender.send_request(request.map(NonEmptyFrames)).await;
         let mut answer = answer.map_err(|error| {
             if error.is_canceled() || error.is_closed() {
                 return failed(url, NOT_CONNECTED.to_owned(), false);

@@ -31,6 +31,7 @@
 mod connection;
 mod cut;
 mod dial;
+mod frames;
 mod link;
 mod serve;
 

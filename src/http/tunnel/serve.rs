@@ -8,7 +8,7 @@
 
 use super::{
     CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES,
-    STREAM_WINDOW,
+    STREAM_WINDOW, frames::NonEmptyFrames,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -22,6 +22,7 @@ use crate::{
         upgrade::UpgradeSlot,
     },
 };
+use futures_util::TryFutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use hyper::{
     body::Incoming,
@@ -61,7 +62,8 @@ where
     let is_ending = shutdown.clone();
     let service = service_fn(move |request| {
         on_call();
-        answer(router.clone(), policy.clone(), request, is_ending.clone())
+        let answered = answer(router.clone(), policy.clone(), request, is_ending.clone());
+        answered.map_ok(|answer| answer.map(NonEmptyFrames))
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -4,6 +4,7 @@ use super::*;
 use crate::http::{
     client::Client, metrics::MetricsRegistry, request::Request, response, router::Router, upgrade,
 };
+use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderValue, Method, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -42,6 +43,12 @@ fn routes(state: Arc<State>) -> Router<State> {
     };
     // More than the window of a stream.
     let large = async |_, _| Ok(response::text(StatusCode::OK, "x".repeat(1 << 20)));
+    let empty = async |_, _| {
+        let chunks = std::iter::repeat_n(Bytes::new(), 200);
+        let chunks = chunks.chain([Bytes::from_static(b"end")]);
+        let chunks = futures_util::stream::iter(chunks);
+        Ok(response::stream("text/plain", chunks))
+    };
     let echo = async |_, _| {
         let echo = HeaderValue::from_static("echo");
         Ok(upgrade::accept(echo, async |stream| {
@@ -54,6 +61,7 @@ fn routes(state: Arc<State>) -> Router<State> {
         .route(Method::GET, "/healthz", healthz)
         .route(Method::GET, "/wait", wait)
         .route(Method::GET, "/large", large)
+        .route(Method::GET, "/empty", empty)
         .route(Method::GET, "/echo", echo)
         .build(state, MetricsRegistry::default().requests("test"))
 }
@@ -214,13 +222,25 @@ async fn stalled_readers_hold_up_no_other_call() {
 }
 
 #[tokio::test]
+async fn empty_chunks_end_no_tunnel() {
+    let (client, connection, _stop) = connected().await;
+    crate::background::spawn("test_tunnel", run(connection));
+    let call = client.call(Method::GET, url("/empty"));
+    let mut read = timeout(LIMIT, call.bytes()).await.unwrap().unwrap();
+    let chunk = timeout(LIMIT, read.next()).await.unwrap().unwrap();
+    assert_eq!(chunk.unwrap(), "end");
+    let call = client.call(Method::GET, url("/healthz"));
+    assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn protocol_changes_over_extended_connect() {
     let (client, connection, _stop) = connected().await;
     crate::background::spawn("test_tunnel", run(connection));
     let request = http::Request::get(url("/echo"))
         .header(header::CONNECTION, "upgrade")
         .header(header::UPGRADE, "echo")
-        .body(crate::http::client::whole(bytes::Bytes::new()))
+        .body(crate::http::client::whole(Bytes::new()))
         .unwrap();
     let answer = client.forward(request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
