@@ -139,6 +139,8 @@ mod tls_nodes;
 mod tls_tokens;
 mod trees;
 mod tunnel;
+mod tunnel_guard;
+mod tunnel_namespace;
 mod typed_secrets;
 mod upgrade;
 mod uploads;

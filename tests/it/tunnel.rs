@@ -1,65 +1,30 @@
 //! Nodes that listen nowhere: the orchestrator calls them on a connection that they open.
 
 use crate::support::{
-    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, StandIn,
-    cluster::wait_ready,
-    eventually, eventually_eq,
-    process::piped,
-    raw::{connect_to, rest},
-    stage::well,
-    terminal::Session,
-    wire::Wire,
+    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, Step, cluster::wait_ready,
+    eventually, eventually_eq, process::piped, terminal::Session, wire::Wire,
 };
-use cynode::{
-    http::{
-        metrics::MetricsRegistry,
-        response,
-        router::Router,
-        tunnel::{self, DialIdentity, Dialer},
-    },
-    tls::Trust,
-};
-use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
-    net::TcpStream,
-    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{runtime::Runtime, sync::watch};
 
 /// Time for which a wire is cut: longer than a call is tried again at once, shorter than a node counts as lost.
 const CUT: Duration = Duration::from_secs(6);
 /// Time within which a tunnel that went mute is found.
 const MUTE_LIMIT: Duration = Duration::from_secs(15);
 
-fn view(user: &Api) -> Value {
+/// The node `box` as a user sees it.
+pub(crate) fn view(user: &Api) -> Value {
     user.get("/v1/nodes/box").json(200)
 }
 
 /// Waits until the node takes jobs.
-fn wait_takes_jobs(user: &Api) {
+pub(crate) fn wait_takes_jobs(user: &Api) {
     eventually_eq("the node is ready", json!("ready"), || {
         view(user)["status"].clone()
     });
-}
-
-/// Asks for a tunnel with this token: the stream, and the first line of the answer.
-fn open(orchestrator: &Orchestrator, token: &str) -> (TcpStream, String) {
-    let mut stream = connect_to(&orchestrator.control);
-    let head = format!(
-        "GET /v1/nodes/tunnel HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\nConnection: upgrade\r\n\
-         Upgrade: cynode-tunnel\r\n\r\n",
-        orchestrator.control.address()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut line = String::new();
-    BufReader::new(stream.try_clone().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    (stream, line)
 }
 
 #[test]
@@ -165,100 +130,35 @@ fn stalled_log_reader_holds_up_no_cancel() {
 }
 
 #[test]
-fn only_nodes_open_tunnels() {
-    let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
-    let user = orchestrator.login();
-    for token in ["", "nonsense", user.token()] {
-        let (_, line) = open(&orchestrator, token);
-        assert!(line.starts_with("HTTP/1.1 401 "), "{line}");
-    }
-    let mut node = StandIn::start(&orchestrator, "box", well);
-    node.key = Some("the key of a machine".to_owned());
-    node.register();
-    let old = node.control.token().to_owned();
-    node.register();
-    let (_, line) = open(&orchestrator, &old);
-    assert!(line.starts_with("HTTP/1.1 401 "), "{line}");
-    let refused = node.control.get("/v1/nodes/tunnel");
-    refused.problem(426, "upgrade-required");
-    assert_eq!(refused.header("upgrade"), Some("cynode-tunnel"));
-    let (_stream, line) = open(&orchestrator, node.control.token());
-    assert!(line.starts_with("HTTP/1.1 101 "), "{line}");
-}
-
-#[test]
-fn garbage_after_upgrade_is_no_tunnel() {
-    let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
-    let user = orchestrator.login();
-    let mut node = StandIn::start(&orchestrator, "box", well);
-    node.join();
-    wait_takes_jobs(&user);
-    let garbage = [
-        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nand more than a frame".to_vec(),
-        vec![0xff; 100_000],
-        vec![0; 100_000],
-    ];
-    for bytes in garbage {
-        let (mut stream, line) = open(&orchestrator, node.control.token());
-        assert!(line.starts_with("HTTP/1.1 101 "), "{line}");
-        // It may be closed before all was sent.
-        let _ = stream.write_all(&bytes);
-        rest(stream);
-        let node = view(&user);
-        assert_eq!(node["status"], "ready", "{node}");
-        assert!(node.get("via_tunnel").is_none(), "{node}");
-    }
-    // One that says nothing is closed, too.
-    let (stream, line) = open(&orchestrator, node.control.token());
-    assert!(line.starts_with("HTTP/1.1 101 "), "{line}");
-    rest(stream);
-    orchestrator
-        .process
-        .stderr()
-        .find("tunnel refused")
-        .unwrap();
-}
-
-#[test]
-fn newer_connection_replaces_the_one_before() {
-    let home = tempfile::tempdir().unwrap();
-    let orchestrator = Orchestrator::start(home.path(), &[]);
-    let user = orchestrator.login();
-    let mut node = StandIn::start(&orchestrator, "box", well);
-    node.join();
-    let runtime = Runtime::new().unwrap();
-    let url = format!("{}/v1/nodes/tunnel", orchestrator.control_url);
-    let token = node.control.token().to_owned();
-    // Ends with the tunnel.
-    let serve = || {
-        let (url, token) = (url.clone(), token.clone());
-        runtime.spawn(async move {
-            let identity = DialIdentity {
-                token: &token,
-                instance: None,
-            };
-            let stream = Dialer::new(Trust::default()).dial(&url, identity).await;
-            let healthz = async |_, _| Ok(response::text(StatusCode::OK, "ok"));
-            let router = Router::new()
-                .route(Method::GET, "/healthz", healthz)
-                .build(Arc::new(()), MetricsRegistry::default().requests("test"));
-            let (_stop, stopped) = watch::channel(false);
-            let _ = tunnel::serve(stream.unwrap(), router, || (), stopped).await;
-        })
-    };
-    let first = serve();
-    eventually_eq("the node has a tunnel", json!(true), || {
-        view(&user)["via_tunnel"].clone()
+fn two_hundred_logs_are_followed_at_once() {
+    let (cluster, wire) = Cluster::start_dialed();
+    // One user may not have so many readers.
+    let other = cluster.orchestrator.add_user(&cluster.user, "other");
+    let users = [&cluster.user, &other];
+    let ids = users.map(|user| {
+        let task = json!({"script": "echo begun; sleep 600"});
+        let created = user.post("/v1/tasks", &task).json(201);
+        created["id"].as_str().unwrap().to_owned()
     });
-    let second = serve();
-    runtime.block_on(first).unwrap();
-    assert!(!second.is_finished());
-    assert_eq!(view(&user)["via_tunnel"], true);
-    node.register();
-    runtime.block_on(second).unwrap();
-    assert!(view(&user).get("via_tunnel").is_none());
+    let readers = (0..200).map(|n| {
+        let path = format!("/v1/tasks/{}/logs?follow=true", ids[n % 2]);
+        users[n % 2].events(&path, None)
+    });
+    let mut readers: Vec<_> = readers.collect();
+    for reader in &mut readers {
+        let begun = reader.find(|event| event.name == "stdout").unwrap();
+        assert_eq!(begun.data["data"], "begun\n");
+    }
+    // There is room for a call while all of them wait.
+    for (user, id) in users.iter().zip(&ids) {
+        let canceled = user.act(&format!("/v1/tasks/{id}/cancel"));
+        assert_eq!(canceled.json(200)["canceled"], true);
+    }
+    for reader in &mut readers {
+        let end = reader.find(|event| event.name == "end").unwrap();
+        assert_eq!(end.data["status"], "canceled");
+    }
+    assert_eq!(wire.tunnels(), 1);
 }
 
 #[test]
@@ -270,6 +170,41 @@ fn dial_needs_an_offer() {
     let log = node.process.stderr();
     assert!(log.contains("offers no tunnel"), "{log}");
     assert!(log.contains("--connect listen"), "{log}");
+}
+
+#[test]
+fn dial_ends_where_no_tunnel_opens() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.offer_tunnel();
+    let mut node = Node::dial(home.path(), "box", &orchestrator.url, &[]);
+    assert_ne!(node.process.code(), 0);
+    let ack = orchestrator.call(Step::Ack, 1);
+    assert_eq!(ack.body["status"], "failed", "{ack:?}");
+    let log = node.process.stderr();
+    assert!(log.contains("offers no tunnel"), "{log}");
+}
+
+#[test]
+fn auto_listens_where_no_tunnel_opens() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.offer_tunnel();
+    let node = Node::start(
+        home.path(),
+        "box",
+        &orchestrator.url,
+        &["--connect", "auto"],
+    );
+    let ack = orchestrator.call(Step::Ack, 1);
+    assert_eq!(ack.body["status"], "applied", "{ack:?}");
+    let report = orchestrator.call(Step::Report, 1);
+    let api = &report.body["worker_api"];
+    assert_eq!(api["base_url"], node.url(), "{api}");
+    assert_ne!(api["tunnel"], true, "{api}");
+    let worker = Api::new(node.url()).with_token(&orchestrator.worker_token());
+    worker.get("/v1/worker/jobs").expect(200);
+    node.process.stderr().find("opens no tunnel").unwrap();
 }
 
 #[test]

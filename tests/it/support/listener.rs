@@ -86,6 +86,14 @@ impl Answer {
         WebSocket::from_raw_socket(self.0, Role::Server, None)
     }
 
+    /// Accepts an upgrade to this protocol: the connection, on which none of it was spoken yet.
+    pub(crate) fn upgrade(mut self, protocol: &str) -> TcpStream {
+        let head =
+            format!("HTTP/1.1 101 Stand-in\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n");
+        let _ = self.0.write_all(head.as_bytes());
+        self.0
+    }
+
     /// Waits until the caller has left.
     pub(crate) fn wait_gone(&mut self) {
         wait_gone(&mut self.0);

@@ -29,6 +29,7 @@ pub(crate) mod stream;
 pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod tls_front;
+pub(crate) mod tunnel;
 pub(crate) mod wire;
 pub(crate) mod worker;
 

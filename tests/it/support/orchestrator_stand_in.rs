@@ -21,6 +21,9 @@ pub(crate) const CONFIG: &str = "/x/config-9";
 /// Delivered path of reports.
 pub(crate) const REPORT: &str = "/x/report-7";
 
+/// Delivered path of tunnels, which nothing answers unless a test's script does.
+pub(crate) const TUNNEL: &str = "/x/tunnel-5";
+
 const NOW: &str = "2026-01-01T00:00:00Z";
 const LATER: &str = "2036-01-01T00:00:00Z";
 
@@ -75,6 +78,7 @@ pub(crate) struct OrchestratorStandIn {
 struct State {
     base_url: String,
     script: Arc<Script>,
+    offers_tunnel: bool,
     registrations: usize,
     /// The token that is accepted.
     jwt: Option<String>,
@@ -92,6 +96,7 @@ impl OrchestratorStandIn {
         let state = State {
             base_url: url.clone(),
             script: Arc::new(|_, answer| Some(answer)),
+            offers_tunnel: false,
             registrations: 0,
             jwt: None,
             config: config(&url),
@@ -141,6 +146,11 @@ impl OrchestratorStandIn {
     /// Delivers URLs with this base from now on, as behind a proxy.
     pub(crate) fn deliver(&self, base_url: &str) {
         base_url.clone_into(&mut self.state().base_url);
+    }
+
+    /// Offers tunnels from now on, at a path that answers 404.
+    pub(crate) fn offer_tunnel(&self) {
+        self.state().offers_tunnel = true;
     }
 
     /// Accepts no token any more until it has given a new one.
@@ -255,11 +265,14 @@ impl State {
         self.registrations += 1;
         let jwt = jwt(self.registrations);
         let base = &self.base_url;
-        let endpoints = json!({
+        let mut endpoints = json!({
             "worker_registration_url": format!("{base}{ENROL}"),
             "node_report_url": format!("{base}{REPORT}"),
             "node_config_url": format!("{base}{CONFIG}"),
         });
+        if self.offers_tunnel {
+            endpoints["node_tunnel_url"] = format!("{base}{TUNNEL}").into();
+        }
         let bootstrap = json!({
             "version": 1, "issued_at": NOW,
             "orchestrator": {"base_url": base, "endpoints": endpoints},
