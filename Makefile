@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-soak test-chaos test-inference-clients test-inference-real bench bench-check test-fuzz fuzz-parsers fuzz-api install release clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-tunnel test-soak test-chaos test-inference-clients test-inference-real bench bench-check test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 31
@@ -41,6 +41,10 @@ it: ## Run black-box tests of the binary, with podman
 	$(CARGO) test --locked --test it
 	CYNODE_TEST_WARM=1 $(CARGO) test --locked --test it -- escapes:: files:: job_ends:: recovery:: sandbox:: stdin::
 
+test-tunnel: setup ## Run the black-box tests with nodes that are called by their tunnels (minutes)
+	$(CARGO) build --locked --example stand-in-ollama --example attack
+	CYNODE_TEST_CONNECT=dial $(CARGO) test --locked --test it
+
 rootless: ## Run the sandbox tests as a plain user, too (as root)
 	$(CARGO) build --locked --bins --example attack
 	@CARGO="$(CARGO)" scripts/rootless.sh $(TARGET)/$(HOST)/debug/cynode
@@ -52,6 +56,7 @@ test-soak: setup ## Run a thousand jobs in a row, also in warm sandboxes, and ch
 test-chaos: setup ## Kill processes and cut networks while jobs run; CHAOS_SEED repeats a run (minutes, root)
 	$(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1
 	CYNODE_TEST_WARM=1 $(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1 storm
+	CYNODE_TEST_CONNECT=dial $(CARGO) test --locked --test chaos -- --ignored --nocapture --test-threads=1 storm
 
 test-inference-clients: setup ## Run the official OpenAI, Anthropic and Ollama clients against cynode (PyPI)
 	$(CARGO) build --locked --example stand-in-ollama

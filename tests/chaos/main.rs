@@ -4,6 +4,8 @@
 //! record what they did in a directory that cynode doesn't know ([`witness`]); the record of each job is
 //! checked against it ([`jobs`]).
 //!
+//! With `CYNODE_TEST_CONNECT=dial` the nodes listen nowhere and are called by their tunnels, which the cuts of the network cut.
+//!
 //! [`storm`] injects random faults into two hundred jobs and some [`conversations`], [`walk`] each fault at each step of one job.
 
 #![allow(

@@ -5,7 +5,7 @@ use crate::{
     network::{Segment, sweep},
     support::{
         Api, Node, Orchestrator, Reply,
-        cluster::wait_ready,
+        cluster::{connect, wait_ready},
         eventually,
         image::podman,
         lasting_port,
@@ -19,7 +19,7 @@ use serde_json::Value;
 use std::{fs, net::TcpStream, path::Path, time::Duration};
 use tempfile::TempDir;
 
-/// Port of each node's Worker API; every node has an address of its own.
+/// Port of each node's Worker API, where it listens; every node has an address of its own.
 pub(crate) const WORKER_PORT: u16 = 12090;
 /// Slots of each node.
 const SLOTS: &str = "4";
@@ -57,7 +57,11 @@ fn start_node(home: &Path, segment: &Segment, slug: &str, control: &str, own: &W
     // A home for each node: the start of another one must not rewrite the files that this one reads.
     let home = place(home, slug);
     let orchestrator = format!("http://{}:{control}", segment.host);
-    let listen = format!("{}:{WORKER_PORT}", segment.node);
+    // A node with a tunnel listens nowhere, so that no call takes another way when the tunnel is cut.
+    let listen = match connect().as_str() {
+        "dial" => String::new(),
+        _ => format!("{}:{WORKER_PORT}", segment.node),
+    };
     let [engine, runtime] = own.variables();
     let variables = [
         (engine.0, engine.1.as_str()),

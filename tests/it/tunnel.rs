@@ -1,8 +1,12 @@
 //! Nodes that listen nowhere: the orchestrator calls them on a connection that they open.
 
 use crate::support::{
-    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, Step, cluster::wait_ready,
-    eventually, eventually_eq, process::piped, terminal::Session, wire::Wire,
+    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, Step,
+    cluster::{connect, wait_ready},
+    eventually, eventually_eq,
+    process::piped,
+    terminal::Session,
+    wire::Wire,
 };
 use serde_json::{Value, json};
 use std::{
@@ -50,6 +54,13 @@ fn node_without_listener_runs_tasks() {
         "{done:?}"
     );
     assert_eq!(wire.tunnels(), 1);
+}
+
+#[test]
+fn suite_uses_the_chosen_way() {
+    let cluster = Cluster::start();
+    let is_tunnel = view(&cluster.user)["via_tunnel"] == true;
+    assert_eq!(is_tunnel, connect() == "dial");
 }
 
 #[test]

@@ -20,8 +20,9 @@ pub(crate) const PASSWORD: &str = "a password of the tests";
 /// The pre-shared key of every orchestrator that a test starts.
 pub(crate) const PSK: &str = "a pre-shared key of the tests";
 
-/// Way of nodes that a test says nothing of; `CYNODE_TEST_CONNECT=dial` has the suite use tunnels.
-fn connect() -> String {
+/// Way of nodes that a test says nothing of; `CYNODE_TEST_CONNECT=dial` has the suite use tunnels. Nodes listen beside
+/// them, for tests that call a Worker API themselves, unless a test takes away their address.
+pub(crate) fn connect() -> String {
     std::env::var("CYNODE_TEST_CONNECT").unwrap_or_else(|_| "listen".to_owned())
 }
 
@@ -174,11 +175,17 @@ impl Node {
     fn launch_as(home: &Path, slug: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         image::ready();
         let mut command = role(home, "node", &home.join(slug));
+        let listens = !environment.contains(&("CYNODE_WORKER_LISTEN", ""));
+        let connect = match connect() {
+            // Stand-ins of orchestrators offer no tunnel.
+            connect if connect == "dial" && listens => "auto".to_owned(),
+            connect => connect,
+        };
         // Not as flags, which would forbid the same flags in `more`.
         command
             .env("CYNODE_INFERENCE", "off")
             .env("CYNODE_WORKER_LISTEN", "127.0.0.1:0")
-            .env("CYNODE_CONNECT", connect())
+            .env("CYNODE_CONNECT", connect)
             .env("CYNODE_MAX_CONCURRENCY", "4")
             .env("CYNODE_CONFIG", "/dev/null");
         for (name, value) in environment {
