@@ -27,6 +27,7 @@ mod startup;
 mod storm;
 mod support;
 mod throughput;
+mod tunnel;
 
 use figures::{Figure, Regression};
 use std::{env, fs, panic::catch_unwind, process::ExitCode, time::Instant};
@@ -38,7 +39,7 @@ const MACHINE: &str = "machine";
 type Bench = fn() -> Vec<Figure>;
 
 /// All benches, each with the name of its section in the document.
-const BENCHES: [(&str, Bench); 11] = [
+const BENCHES: [(&str, Bench); 12] = [
     ("latency", latency::bench),
     ("throughput", throughput::bench),
     ("creates", creates::bench),
@@ -50,6 +51,7 @@ const BENCHES: [(&str, Bench); 11] = [
     ("inference", inference::bench),
     ("sandboxes", sandboxes::bench),
     ("storm", storm::bench),
+    ("tunnel", tunnel::bench),
 ];
 
 fn main() -> ExitCode {

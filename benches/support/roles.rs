@@ -119,15 +119,16 @@ impl System {
 
     /// Starts the node, and waits until it takes tasks and has its warm sandboxes.
     pub fn start_node(&mut self, slots: usize, warm: usize) {
+        self.start_node_at(slots, warm, &["--worker-listen=127.0.0.1:0"]);
+    }
+
+    /// The same with the flags that say how the node is called.
+    pub fn start_node_at(&mut self, slots: usize, warm: usize, way: &[&str]) {
         let control = address(&self.home.join("orchestrator"), "control");
         let mut command = role("node", &self.node_dir());
         command
-            .args([
-                "--worker-listen=127.0.0.1:0",
-                "--inference=off",
-                "--slug",
-                SLUG,
-            ])
+            .args(way)
+            .args(["--inference=off", "--slug", SLUG])
             .args(["--prefetch-image", image(), "--shutdown-grace=0s"])
             .args(["--max-concurrency", &slots.to_string()])
             .args(["--orchestrator", &format!("http://{control}")])
