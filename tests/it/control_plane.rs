@@ -269,6 +269,8 @@ fn real_node_reports_acknowledges_and_survives_restart() {
         "gpu",
         "--name",
         "The box",
+        "--connect",
+        "listen",
     ];
     let mut node = Node::start(home.path(), "box", &orchestrator.control_url, &labels);
     wait_ready(&orchestrator);
@@ -285,7 +287,8 @@ fn real_node_reports_acknowledges_and_survives_restart() {
     assert!(view["gpu"]["present"].is_boolean());
     let id = node.node_uuid();
     assert_eq!(node.process.terminate(), 0);
-    let node = Node::start(home.path(), "box", &orchestrator.control_url, &[]);
+    let listen = ["--connect", "listen"];
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &listen);
     eventually_eq(
         "the node's new address is known",
         Value::from(node.url()),

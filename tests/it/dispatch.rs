@@ -223,7 +223,8 @@ fn unreachable_node_is_named_with_reason() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     let user = orchestrator.login();
     let nowhere = format!("http://127.0.0.1:{}", lasting_port());
-    let flags = ["--advertise-url", &nowhere, "--label", "attic"];
+    let place = ["--advertise-url", &nowhere, "--connect", "listen"];
+    let flags = [&place[..], &["--label", "attic"]].concat();
     let _node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
     let task = json!({"script": "true", "node_labels": ["attic"]});
     let id = user.post("/v1/tasks", &task).json(201)["id"].clone();
