@@ -16,9 +16,14 @@
 //! hyper gives room back to the sender when a body is read, not when it arrives. So a reader that stalls fills the window of
 //! its stream, and that share of the connection's window. If the connection's window were smaller than the windows of all
 //! streams together, some stalled log readers could use it up, and a cancel would get no answer. It is as large
-//! as all of them: [`STREAM_WINDOW`] × [`MAX_STREAMS`] = [`CONNECTION_WINDOW`]. That is a bound, not memory: only what
+//! as all of them, [`STREAM_WINDOW`] × [`MAX_STREAMS`], and [`FRAME_ROOM`] times that. This is a bound, not memory: only what
 //! arrived and was not read is held, and only on streams that this side has opened or accepted. Windows do not adapt,
 //! since that would break the equation.
+//!
+//! The factor is for small frames, such as single lines of a log. Each that was not read costs memory beyond its bytes, so
+//! the HTTP/2 of the receiver ends a connection where these costs, counted as 256 bytes less the length of the frame, exceed
+//! half of the connection's window. Without the factor, one user with some dozens of stalled readers would end
+//! the tunnel of a node, and the calls of everybody else on it.
 //!
 //! A window of 256 KiB lets one stream carry 256 KiB in a round trip: 25 MB/s at 10 ms.
 //!
@@ -53,7 +58,9 @@ const MIN_STREAMS: usize = 16;
 /// Bytes that may be under way on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that may be under way on all streams.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS * FRAME_ROOM;
+/// Room for small frames: 128 readers, the most of one user, may stall on streams full of frames of 60 bytes.
+const FRAME_ROOM: u32 = 4;
 /// Bytes of one stream that wait to be sent.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// Longest head of a request or answer, in bytes, as at other listeners.

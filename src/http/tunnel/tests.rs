@@ -24,12 +24,16 @@ use tokio::{
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// Chunk of an answer that never ends.
+const DRIP: &[u8] = b"a line of a log\n";
 
 /// What the handlers of the node share.
 #[derive(Default)]
 struct State {
     /// Calls that wait.
     waiting: AtomicUsize,
+    /// Chunks that were sent by answers that never end.
+    dripped: AtomicUsize,
     go_on: Notify,
 }
 
@@ -49,6 +53,14 @@ fn routes(state: Arc<State>) -> Router<State> {
         let chunks = futures_util::stream::iter(chunks);
         Ok(response::stream("text/plain", chunks))
     };
+    let drip = async |state: Arc<State>, _: Request| {
+        let chunk = move || {
+            state.dripped.fetch_add(1, Ordering::SeqCst);
+            Bytes::from_static(DRIP)
+        };
+        let chunks = futures_util::stream::iter(std::iter::repeat_with(chunk));
+        Ok(response::stream("text/plain", chunks))
+    };
     let echo = async |_, _| {
         let echo = HeaderValue::from_static("echo");
         Ok(upgrade::accept(echo, async |stream| {
@@ -62,6 +74,7 @@ fn routes(state: Arc<State>) -> Router<State> {
         .route(Method::GET, "/wait", wait)
         .route(Method::GET, "/large", large)
         .route(Method::GET, "/empty", empty)
+        .route(Method::GET, "/drip", drip)
         .route(Method::GET, "/echo", echo)
         .build(state, MetricsRegistry::default().requests("test"))
 }
@@ -219,6 +232,31 @@ async fn stalled_readers_hold_up_no_other_call() {
     }
     assert_eq!(length, 1 << 20);
     drop(stalled);
+}
+
+#[tokio::test]
+async fn stalled_readers_of_small_frames_end_no_tunnel() {
+    const STREAMS: usize = 12;
+    let state = Arc::<State>::default();
+    let (client, connection, _stop) = connected_to(Arc::clone(&state)).await;
+    crate::background::spawn("test_tunnel", run(connection));
+    let stalled = (0..STREAMS).map(|_| client.call(Method::GET, url("/drip")).bytes());
+    let mut stalled = timeout(LIMIT, join_all(stalled)).await.unwrap();
+    let full = STREAMS * (STREAM_WINDOW as usize / DRIP.len());
+    let all_full = async {
+        while state.dripped.load(Ordering::SeqCst) < full {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, all_full).await.unwrap();
+    for _ in 0..100 {
+        let call = client.call(Method::GET, url("/healthz"));
+        assert_eq!(call.probe(LIMIT).await.unwrap().status, StatusCode::OK);
+    }
+    for reader in &mut stalled {
+        let next = reader.as_mut().unwrap().next().await;
+        assert_eq!(next.unwrap().unwrap(), DRIP);
+    }
 }
 
 #[tokio::test]
