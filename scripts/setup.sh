@@ -23,6 +23,7 @@ command -v busybox >/dev/null || missing+=(busybox-static)
 [ "$(id -u)" -ne 0 ] || command -v mkfs.btrfs >/dev/null || missing+=(btrfs-progs)
 [ "$(id -u)" -ne 0 ] || command -v chattr     >/dev/null || missing+=(e2fsprogs)
 [ "$(id -u)" -ne 0 ] || command -v ip        >/dev/null || missing+=(iproute2)
+[ "$(id -u)" -ne 0 ] || command -v iptables   >/dev/null || missing+=(iptables)
 # A bench compares files with a plain copy.
 if [ "${1:-}" = --bench ]; then
   command -v socat >/dev/null || missing+=(socat)
