@@ -20,12 +20,18 @@ use crate::{
 use serde_json::json;
 use std::{
     io::Write as _,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::{Duration, Instant},
 };
 
 /// Largest memory of an orchestrator under attack, in KiB: far below what the attacks would take if they piled up.
 const MEMORY_LIMIT_KIB: u64 = 512 * 1024;
+/// Time after which a node gives up a try to open a tunnel.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames of a flood.
 const FLOOD: usize = 100_000;
 
@@ -241,6 +247,51 @@ fn forgotten_node_loses_its_tunnel() {
     assert_eq!(connected(), 0.0);
     let (_, head) = ask(&orchestrator, node.control.token());
     assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+}
+
+#[test]
+fn registration_during_upgrade_closes_tunnel() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let mut node = register(&orchestrator, "box");
+    let peer = HostilePeer::upgrade(&orchestrator, node.control.token());
+    node.register();
+    rest(peer.answer_first_call().into_stream());
+    wait_tunnel(&user, "box", false);
+    let log = orchestrator.process.stderr();
+    log.find("tunnel closed: the node has registered again")
+        .unwrap();
+    // The same with a node that is forgotten meanwhile.
+    let peer = HostilePeer::upgrade(&orchestrator, node.control.token());
+    user.call("DELETE", "/v1/nodes/box", &[], b"").expect(204);
+    rest(peer.answer_first_call().into_stream());
+    let metrics = Exposition::of(&orchestrator.control);
+    assert_eq!(metrics.value("cynode_node_tunnels_connected"), 0.0);
+}
+
+#[test]
+fn node_ends_while_it_dials() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.offer_tunnel();
+    let held = Mutex::new(Vec::new());
+    orchestrator.script(move |call, answer| {
+        if call.path != TUNNEL {
+            return Some(answer);
+        }
+        held.lock().unwrap().push(answer);
+        None
+    });
+    let mut node = Node::dial(home.path(), "box", &orchestrator.url, &[]);
+    eventually("the node dials", || {
+        let calls = orchestrator.calls();
+        calls.iter().any(|call| call.path == TUNNEL).then_some(())
+    });
+    let began = Instant::now();
+    assert_eq!(node.process.terminate(), 0);
+    let elapsed = began.elapsed();
+    assert!(elapsed < DIAL_TIMEOUT, "{elapsed:?}");
 }
 
 #[test]

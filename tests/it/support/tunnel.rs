@@ -98,14 +98,19 @@ pub(crate) struct HostilePeer(TcpStream);
 impl HostilePeer {
     /// Opens a tunnel and answers the first call, so that the connection counts.
     pub(crate) fn open(orchestrator: &Orchestrator, token: &str) -> Self {
+        Self::upgrade(orchestrator, token).answer_first_call()
+    }
+
+    /// Opens a tunnel that does not count yet.
+    pub(crate) fn upgrade(orchestrator: &Orchestrator, token: &str) -> Self {
         let (stream, head) = ask(orchestrator, token);
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
-        Self(stream).answer_first_call()
+        Self(stream)
     }
 
-    /// Serves an orchestrator's first call on a connection that was upgraded.
-    fn answer_first_call(mut self) -> Self {
+    /// Answers the first call on a tunnel, which counts from then on.
+    pub(crate) fn answer_first_call(mut self) -> Self {
         let mut preface = [0; PREFACE.len()];
         self.0.read_exact(&mut preface).unwrap();
         assert_eq!(preface, PREFACE);
