@@ -23,6 +23,7 @@ use crate::{
     },
     http::{
         client::Client,
+        listener_policy::connection_limit,
         tunnel::{self, TUNNEL_URL, TunnelLink},
         upgrade::UpgradedStream,
     },
@@ -102,9 +103,19 @@ impl Tunnels {
         connected.count()
     }
 
-    /// Slot for a further connection of a node. Fails with 503 where it has too many, or opens them too fast.
+    /// Slot for a further connection of a node. Fails with 503 where it has too many, or opens them too fast, and where all
+    /// nodes together have too many.
     pub(super) fn admit(&self, node: NodeId, now: Instant) -> Result<ConnectionSlot, Problem> {
+        let limit = limit_of_all(connection_limit());
         let mut nodes = self.nodes.lock();
+        let all: u32 = nodes.values().map(|tunnel| tunnel.connections).sum();
+        if all >= limit {
+            let text = format!(
+                "the orchestrator has as many tunnels as it has connections for ({limit}); raise its limit of open files \
+                 (LimitNOFILE=) if that is low, or start nodes that it can reach with --connect listen"
+            );
+            return Err(Problem::new(ProblemKind::Unavailable, text).retry_after(30));
+        }
         let tunnel = nodes.entry(node).or_default();
         let is_recent = |start: Instant| now.saturating_duration_since(start) < OPENING_WINDOW;
         let recent = tunnel.openings.filter(|(start, _)| is_recent(*start));
@@ -168,6 +179,13 @@ impl Tunnels {
         self.close(node);
         self.nodes.lock().remove(&node);
     }
+}
+
+/// Most tunnels of all nodes at a listener with so many connections: an eighth is left for other calls, such as reports.
+fn limit_of_all(connections: usize) -> u32 {
+    let room = connections.div_ceil(8);
+    let limit = connections.saturating_sub(room).max(1);
+    u32::try_from(limit).unwrap_or(u32::MAX)
 }
 
 /// Connection that counts, until it is dropped.
@@ -305,6 +323,11 @@ mod tests {
         }
         assert!(admit(now).is_err(), "as many as may be opened in a while");
         drop(admit(now + OPENING_WINDOW).unwrap());
+    }
+
+    #[test]
+    fn tunnels_leave_some_connections() {
+        assert_eq!([1, 2, 8, 32, 2048].map(limit_of_all), [1, 1, 7, 28, 1792]);
     }
 
     #[tokio::test]

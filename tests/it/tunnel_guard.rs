@@ -10,6 +10,7 @@ use crate::{
         raw::rest,
         read,
         stage::well,
+        stand_in::capability,
         tunnel::{
             CONTINUATION, DATA, END_HEAD, END_STREAM, HEADERS, HostilePeer, PING, PREFACE, PUSH,
             RESET, SETTINGS, TunnelServer, WINDOW, ask, frame,
@@ -227,6 +228,24 @@ fn connections_of_a_node_are_bounded() {
     accepted(&other).unwrap();
     drop(open);
     eventually("there is room again", || accepted(&greedy).ok());
+}
+
+#[test]
+fn tunnels_leave_room_for_other_calls() {
+    let home = tempfile::tempdir().unwrap();
+    // Room for 32 connections to each listener.
+    let orchestrator = Orchestrator::start_with_files(home.path(), 256, &[]);
+    let nodes = (0..5).map(|n| register(&orchestrator, &format!("box-{n}")));
+    let nodes: Vec<_> = nodes.collect();
+    let open = |node: &StandIn| ask(&orchestrator, node.control.token());
+    let tunnels: Vec<_> = (0..28).map(|n| open(&nodes[n / 7])).collect();
+    for (_, head) in &tunnels {
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+    let last = &nodes[4];
+    let (_, head) = open(last);
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    last.report(&capability(&last.slug, &last.url)).expect(204);
 }
 
 #[test]
