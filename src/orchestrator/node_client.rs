@@ -26,6 +26,7 @@ pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingRespons
 pub(super) use files::{ArtifactBytes, SendProgress};
 pub(super) use model_store::ModelPull;
 pub(super) use models::{ModelRequest, is_own_answer};
+pub(super) use reach::Proof;
 pub(super) use sessions::SessionCall;
 
 use super::AppState;

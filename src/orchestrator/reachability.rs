@@ -2,8 +2,9 @@
 //!
 //! A node calls the orchestrator by itself, which shows nothing about the other direction: a firewall or a wrong
 //! `--advertise-url` would show only when the first job fails. So a node is probed, by a call with its token, when it
-//! acknowledges its configuration, when its address changes, and after a start of the orchestrator. Another HTTP service
-//! at that address may pass, since workers of other implementations may lack the call; the first job shows it then.
+//! acknowledges its configuration, when its address changes, and after a start of the orchestrator. A node of cynode must
+//! answer its list of jobs. Nodes of other implementations may lack the call, so that another HTTP service at their
+//! address may pass; the first job shows it then.
 //!
 //! | probe | node |
 //! |---|---|
@@ -15,12 +16,16 @@
 //! starts does not count as unreachable. A node that is lost later shows by its silence and by the jobs that
 //! it was sent ([`liveness`](super::liveness), [`node_backoff`](super::node_backoff)).
 //!
-//! One task probes all nodes, [some at a time](CONCURRENCY_LIMIT); each probe has a time limit and reads no more
-//! than the head of an answer. Results are kept in memory only.
+//! One task probes all nodes, [some at a time](CONCURRENCY_LIMIT); each probe has a time limit and keeps nothing of
+//! an answer. Results are kept in memory only.
 
-use super::{AppState, readiness::OFFLINE_AFTER, reason::Reason};
+use super::{AppState, node_client::Proof, readiness::OFFLINE_AFTER, reason::Reason};
 use crate::{
-    api::{NodeId, nodes::AckStatus, time::Time},
+    api::{
+        NodeId,
+        nodes::{AckStatus, features},
+        time::Time,
+    },
     backoff::nth_delay,
     errors,
     http::{
@@ -305,9 +310,19 @@ async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)
     Ok(due.take(room).collect())
 }
 
+/// Proof that the probe of a node demands. Only nodes of cynode report this feature, all that are in use do, and they list
+/// their jobs.
+fn demanded_proof(node: &Node) -> Proof {
+    if node.capability.has_feature(features::LOG_ARCHIVE) {
+        Proof::JobList
+    } else {
+        Proof::AnyAnswer
+    }
+}
+
 async fn probe(state: &AppState, node: Arc<Node>, ticket: u64) {
     let result = match state.node_client(&node) {
-        Some(client) => client.check_reach().await,
+        Some(client) => client.check_reach(demanded_proof(&node)).await,
         None => Err(Reason::from("the URL of its Worker API is unknown")),
     };
     let reason = result.as_ref().err().map(Reason::for_admins);

@@ -169,3 +169,28 @@ fn restarted_orchestrator_finds_closed_port() {
         reason.contains("connection refused").then_some(())
     });
 }
+
+#[test]
+fn other_service_passes_only_for_strangers() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let answers: [fn(&Call, Answer); 3] = [
+        |_, answer| answer.status(404, &Value::Null),
+        |_, answer| answer.text(200, "<html>Welcome</html>"),
+        |_, answer| answer.status(200, &json!({"status": "ok"})),
+    ];
+    for script in answers {
+        let mut node = StandIn::start_bare(&orchestrator, "box", script);
+        node.join();
+        // A node of another implementation may lack the list of jobs.
+        wait_ready(&user);
+        // Another address has the node probed again.
+        let moved = StandIn::start_bare(&orchestrator, "box", script);
+        let mut report = capability("box", &moved.url);
+        report["sandbox"]["features"] = json!(["stdin", "log-archive"]);
+        node.report(&report).expect(204);
+        assert_unreachable(&user, &[&moved.url, "--advertise-url"]);
+        assert!(!node.calls().iter().any(Call::is_run));
+    }
+}
