@@ -1,4 +1,5 @@
-//! Nodes that the orchestrator can't reach, though they reach it: they get no jobs, and the reason says what to do.
+//! Nodes that the orchestrator can't reach, though they reach it: they get no jobs, and the reason says what to do. Their
+//! addresses are for admins.
 
 use crate::support::{
     Answer, Api, Call, Orchestrator, StandIn,
@@ -8,6 +9,7 @@ use crate::support::{
     stage::well,
     stand_in::capability,
 };
+use crate::users::{FIRST, tokens};
 use serde_json::{Value, json};
 
 /// A port at which nothing listens.
@@ -101,6 +103,25 @@ fn node_whose_port_opens_gets_jobs() {
         log.contains("node can be reached again").then_some(())
     });
     drop(listener);
+}
+
+#[test]
+fn address_of_node_is_for_admins() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.join();
+    let ann = json!({"handle": "ann", "password": FIRST, "is_admin": false});
+    admin.post("/v1/users", &ann).json(201);
+    let ann = tokens(&orchestrator.gateway, "ann", FIRST);
+    let ann = ann["access_token"].as_str().unwrap();
+    let ann = orchestrator.gateway.with_token(ann);
+    assert_eq!(view(&admin)["worker_api_target_url"], node.url);
+    assert_eq!(view(&ann).get("worker_api_target_url"), None);
+    let list = ann.get("/v1/nodes").text();
+    let is_hidden = list.contains("\"box\"") && !list.contains(&node.url);
+    assert!(is_hidden, "{list}");
 }
 
 #[test]
