@@ -103,7 +103,7 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
         && args.trust.ca_file.is_none()
         && let Some(url) = &args.orchestrator
     {
-        args.trust.pin = node::remembered_pin(&data_dir, url);
+        args.trust.pin = node::default_pin(&data_dir, url, None);
     }
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let mut checks = runtime.block_on(async {

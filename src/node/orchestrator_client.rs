@@ -18,7 +18,7 @@ use crate::{
         client::{CallError, Client},
         tunnel::Dialer,
     },
-    tls::{self, Cause, Trust},
+    tls::{self, Cause, Pin, Trust},
     worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
@@ -61,13 +61,14 @@ impl OrchestratorClient {
         orchestrator: &str,
         trust: Trust,
         answer_timeout: Duration,
-        psk: Zeroizing<String>,
+        (psk, token_pin): (Zeroizing<String>, Option<Pin>),
         state: StateFiles,
     ) -> Self {
         let url = without_slash(orchestrator);
         let pinned = trust.pin().map(|pin| PinnedOrchestrator {
             url: url.to_owned(),
             pin: pin.clone(),
+            token_pin,
         });
         Self {
             dialer: Dialer::new(trust.clone()),
@@ -273,7 +274,7 @@ pub(super) const fn retry_backoff() -> Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::{Pin, Untrusted};
+    use crate::tls::Untrusted;
 
     #[test]
     fn only_dates_of_certificates_pass_by_themselves() {

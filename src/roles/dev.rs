@@ -66,6 +66,7 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             orchestrator: running.control_url(),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
             pin: running.pin(),
+            token_pin: None,
             ca_file: None,
             psk: running.psk(),
             is_join_token: false,

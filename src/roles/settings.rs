@@ -204,9 +204,7 @@ pub(super) fn node_settings(
     };
     let flags = (&args.psk, &args.join);
     let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
-    // An operator who names a file trusts its authorities, whatever key the token names.
-    let token_pin = credentials.pin.filter(|_| args.trust.ca_file.is_none());
-    let pin = args.trust.pin.or(token_pin);
+    let pin = args.trust.pin;
     if args.trust.ca_file.is_some() {
         // Before the role starts: an unreadable file is a wrong setting.
         let trust = Trust::new(pin.clone(), args.trust.ca_file.clone());
@@ -220,6 +218,7 @@ pub(super) fn node_settings(
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
         pin,
+        token_pin: credentials.pin,
         ca_file: args.trust.ca_file,
         psk: credentials.psk,
         is_join_token: credentials.is_join_token,
