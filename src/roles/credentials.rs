@@ -142,6 +142,20 @@ fn join_token(join: &JoinFlags, file: Option<&Path>) -> Result<Option<JoinToken>
         .map_err(|error| Failure::usage(format!("the join token {error}")))
 }
 
+/// Join token that a variable gives, or whose file it names; `None` without one, and where the node gets it from stdin.
+pub(crate) fn join_token_of_variables() -> Result<Option<JoinToken>, Failure> {
+    let is_stdin = std::env::var_os("CYNODE_JOIN").is_none()
+        && std::env::var_os("CYNODE_JOIN_FILE").is_some_and(|file| file == "-");
+    if is_stdin {
+        return Ok(None);
+    }
+    let flags = JoinFlags {
+        join: None,
+        join_file: None,
+    };
+    join_token(&flags, None)
+}
+
 /// Whether a variable gives the pre-shared key or names its file.
 pub(super) fn has_psk_variable() -> bool {
     is_any_set(["CYNODE_PSK", "CYNODE_PSK_FILE"])

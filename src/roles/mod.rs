@@ -13,6 +13,7 @@ mod systemd;
 mod tls;
 
 pub use backup::backup;
+pub(crate) use credentials::join_token_of_variables;
 pub use dev::dev;
 pub(crate) use settings::data_dir_path;
 
