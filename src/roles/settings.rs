@@ -24,7 +24,7 @@ use crate::{
     exit::Failure,
     http::MAX_BODY_BYTES,
     node, orchestrator,
-    secrets::read_secret,
+    secrets::read_role_secret,
     store::{QueueLimits, Retention, SandboxLimits},
     tls::Trust,
     worker,
@@ -138,7 +138,7 @@ pub(super) fn orchestrator_settings(
         public_url: None,
         tls: tls_settings(flags.tls)?,
         psk: orchestrator_psks(psk_flags)?,
-        admin_password: read_secret(
+        admin_password: read_role_secret(
             "--admin-password-file",
             flags.admin_password_file.as_deref(),
             "CYNODE_ADMIN_PASSWORD",
