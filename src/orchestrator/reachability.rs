@@ -292,8 +292,8 @@ async fn watch(state: &AppState) {
     }
 }
 
-/// Claims the probes of up to `room` nodes that are due. A node that is silent, or has applied no configuration,
-/// is not probed.
+/// Claims the probes of up to `room` nodes that are due. A node that is silent, has applied no configuration, or has
+/// reported its stop, is not probed: it gets a probe when it is back.
 async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)>, StoreError> {
     let nodes = state.store.node_snapshot().await?;
     let reachability = &state.nodes.reachability;
@@ -301,7 +301,8 @@ async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)
     let now = Time::now();
     let listens = |node: &&Arc<Node>| {
         let silence = now.since(state.nodes.liveness.last_contact(node).at);
-        node.ack_status == Some(AckStatus::Applied) && silence <= OFFLINE_AFTER
+        let runs = node.capability.node.stopping_since.is_none();
+        runs && node.ack_status == Some(AckStatus::Applied) && silence <= OFFLINE_AFTER
     };
     let due = nodes.iter().filter(listens).filter_map(|node| {
         let ticket = reachability.claim(node.id, state.worker_url(node)?)?;

@@ -215,3 +215,32 @@ fn other_service_passes_only_for_strangers() {
         assert!(!node.calls().iter().any(Call::is_run));
     }
 }
+
+#[test]
+fn stopped_node_is_not_called_unreachable() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut stopped = StandIn::start(&orchestrator, "box", well);
+    stopped.join();
+    let mut report = capability("box", CLOSED);
+    report["node"]["stopping_since"] = json!("2026-01-01T00:00:00Z");
+    stopped.report(&report).expect(204);
+    let mut gone = StandIn::start(&orchestrator, "gone", well);
+    gone.join();
+    gone.report(&capability("gone", CLOSED)).expect(204);
+    drop(orchestrator);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let warned = eventually("the other node is found", || {
+        let log = orchestrator.process.stderr();
+        let lines = log.lines();
+        let warned = lines.filter(|line| line.contains("node can't be reached"));
+        let warned: Vec<_> = warned.map(str::to_owned).collect();
+        (!warned.is_empty()).then_some(warned)
+    });
+    assert!(
+        warned.iter().all(|line| line.contains("gone")),
+        "{warned:?}"
+    );
+    let node = view(&orchestrator.login());
+    assert_eq!(node["status"], "offline", "{node}");
+}
