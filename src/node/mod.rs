@@ -11,6 +11,7 @@ pub mod gpu;
 mod heartbeat;
 mod inference;
 mod orchestrator_client;
+mod reach_notices;
 mod register;
 mod state_files;
 mod trust;

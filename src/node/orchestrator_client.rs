@@ -3,13 +3,14 @@
 use super::{
     NodeError,
     capability::Machine,
+    reach_notices::ReachNotices,
     state_files::{PinnedOrchestrator, StateFiles},
     trust::without_slash,
     tunnel::TunnelTarget,
 };
 use crate::{
     api::{
-        check_version,
+        UNREACHABLE_HEADER, check_version,
         nodes::{Bootstrap, ConfigAck, NodeConfig, Register},
         problem::ProblemKind,
     },
@@ -37,6 +38,7 @@ pub(super) struct OrchestratorClient {
     register_url: String,
     psk: Zeroizing<String>,
     state: StateFiles,
+    reach_notices: ReachNotices,
     /// The last registration; none before the first.
     registration: Option<Registration>,
 }
@@ -77,6 +79,7 @@ impl OrchestratorClient {
             register_url: format!("{url}/v1/nodes/register"),
             psk,
             state,
+            reach_notices: ReachNotices::default(),
             registration: None,
         }
     }
@@ -232,11 +235,10 @@ impl OrchestratorClient {
         let registration = self.registration()?;
         let report = machine.report().await?;
         let call = self.client.call(Method::POST, &registration.report_url);
-        Ok(call
-            .bearer(registration.jwt.as_str())
-            .json(&report)
-            .done()
-            .await?)
+        let call = call.bearer(registration.jwt.as_str()).json(&report);
+        let unreachable = call.header(UNREACHABLE_HEADER).await?;
+        self.reach_notices.record(unreachable);
+        Ok(())
     }
 
     fn registration(&self) -> Result<&Registration, NodeError> {

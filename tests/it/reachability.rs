@@ -2,7 +2,7 @@
 //! addresses are for admins.
 
 use crate::support::{
-    Answer, Api, Call, Orchestrator, StandIn,
+    Answer, Api, Call, Node, Orchestrator, StandIn,
     cluster::finish,
     eventually, eventually_eq, lasting_port,
     listener::{Calls, Listener},
@@ -81,6 +81,26 @@ fn closed_port_is_reported_before_any_job() {
     assert!(nodes.to_string().contains("connection refused"), "{nodes}");
     let log = orchestrator.process.stderr();
     assert_eq!(log.matches("node can't be reached").count(), 1, "{log}");
+    // The node learns it, too.
+    let reply = node.report(&capability("box", CLOSED));
+    reply.expect(204);
+    let reason = reply.header("cynode-unreachable").unwrap();
+    assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+}
+
+#[test]
+fn node_logs_that_it_is_unreachable() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let flags = ["--connect", "listen", "--advertise-url", CLOSED];
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
+    eventually("the node logs the reason", || {
+        let log = node.process.stderr();
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("can't reach this node"))?;
+        assert!(line.contains("WARN") && line.contains(CLOSED), "{line}");
+        Some(())
+    });
 }
 
 #[test]
