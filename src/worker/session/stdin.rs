@@ -38,11 +38,12 @@ impl Session {
                 return write_frame(&mut stream, &SessionReply::StdinClosed { bytes: 0 }).await;
             }
         };
-        let reply = match skipped_bytes(&exec, offset) {
+        let received = exec.numbered_bytes.load(Ordering::Relaxed);
+        let reply = match skipped_bytes(received, offset) {
             Ok(skip) => {
                 write_stdin(&mut stream, &exec, &mut stdin, (offset.is_some(), skip)).await?
             }
-            Err(received) => SessionReply::StdinMisplaced { received },
+            Err(Misplaced) => SessionReply::StdinMisplaced { received },
         };
         if eof {
             *stdin = None;
@@ -51,11 +52,15 @@ impl Session {
     }
 }
 
-/// Bytes at the start of a call with this offset that the exec has got already. Fails with the number of bytes that it has
-/// got where some before the call are missing.
-fn skipped_bytes(exec: &RunningExec, offset: Option<u64>) -> Result<u64, u64> {
-    let received = exec.numbered_bytes.load(Ordering::Relaxed);
-    offset.map_or(Ok(0), |offset| received.checked_sub(offset).ok_or(received))
+/// Call before which bytes are missing.
+#[derive(PartialEq, Eq, Debug)]
+struct Misplaced;
+
+/// Bytes at the start of a call with this offset that an exec has got already, of all that numbered calls have sent.
+fn skipped_bytes(received: u64, offset: Option<u64>) -> Result<u64, Misplaced> {
+    offset.map_or(Ok(0), |offset| {
+        received.checked_sub(offset).ok_or(Misplaced)
+    })
 }
 
 /// Writes what comes on a stream to the stdin of an exec, without the first `skip` bytes, and counts the others where the
@@ -93,6 +98,27 @@ async fn write_stdin(
                 // A process that it has left may hold the pipe, and never read.
                 () = exec.ended() => *stdin = None,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bytes_that_came_are_skipped() {
+        for (received, offset, expected) in [
+            (0, Some(0), Ok(0)),
+            (6, Some(6), Ok(0)),
+            (6, Some(2), Ok(4)),
+            (6, Some(0), Ok(6)),
+            (6, None, Ok(0)),
+            (6, Some(7), Err(Misplaced)),
+            (0, Some(u64::MAX), Err(Misplaced)),
+        ] {
+            let skipped = skipped_bytes(received, offset);
+            assert_eq!(skipped, expected, "{received} {offset:?}");
         }
     }
 }
