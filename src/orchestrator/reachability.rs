@@ -332,6 +332,11 @@ fn demanded_proof(node: &Node) -> Proof {
     }
 }
 
+/// Whether a node is called on a tunnel, and has none.
+fn lacks_tunnel(state: &AppState, node: &Node) -> bool {
+    state.worker_url(node) == Some(TUNNEL_URL) && !state.nodes.tunnels.is_connected(node.id)
+}
+
 async fn probe(state: &AppState, node: Arc<Node>, ticket: u64) {
     let result = match state.node_client(&node) {
         Some(client) => client.check_reach(demanded_proof(&node)).await,
@@ -339,7 +344,15 @@ async fn probe(state: &AppState, node: Arc<Node>, ticket: u64) {
     };
     let reason = result.as_ref().err().map(Reason::for_admins);
     let (id, slug) = (node.id, &node.slug);
-    match state.nodes.reachability.record(id, ticket, result) {
+    let change = state.nodes.reachability.record(id, ticket, result);
+    match change {
+        // As after a start of the orchestrator: nodes connect again within seconds, and log where they can't.
+        Some(Change::BecameUnreachable) if lacks_tunnel(state, &node) => {
+            tracing::info!(
+                node = slug,
+                "node has no tunnel yet; it gets no jobs until it connects"
+            );
+        }
         Some(Change::BecameUnreachable) => {
             tracing::warn!(
                 node = slug,
