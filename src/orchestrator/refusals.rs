@@ -4,7 +4,12 @@
 //! every few seconds while it waits, since nodes leave: a job with a misspelt image must not wait forever for a
 //! machine that was taken away. The same holds for jobs that wait for a [snapshot](sandboxes::fail_orphaned) that is gone.
 
-use super::{AppState, sandboxes, scheduler, summary, task_log, task_watch::TaskState};
+use super::{
+    AppState,
+    sandboxes::{self, MissingSnapshots},
+    scheduler, summary, task_log,
+    task_watch::TaskState,
+};
 use crate::{
     api::{nodes::AckStatus, tasks::TaskStatus, time::Time},
     errors,
@@ -45,13 +50,13 @@ fn is_expected_back(node: &Node, last_contact: Time, now: Time) -> bool {
 /// Fails refused jobs without a candidate until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     let scan = async {
-        let mut scans = 0_u32;
+        let (mut scans, mut missing) = (0_u32, MissingSnapshots::default());
         loop {
             tokio::time::sleep(SCAN_INTERVAL).await;
             scans = scans.wrapping_add(1);
             let mut swept = fail_without_candidate(&state).await;
             if swept.is_ok() && scans.is_multiple_of(SCANS_PER_SNAPSHOT_SCAN) {
-                swept = sandboxes::fail_orphaned(&state).await;
+                swept = sandboxes::fail_orphaned(&state, &mut missing).await;
             }
             if let Err(error) = swept {
                 let error = errors::chain(&error);

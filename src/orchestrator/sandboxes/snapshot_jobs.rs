@@ -21,6 +21,10 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
+/// Snapshots of users that no node had at the last sweep, though jobs wait for them.
+#[derive(Default)]
+pub(in crate::orchestrator) struct MissingSnapshots(BTreeSet<(UserId, String)>);
+
 /// Number of waiting tasks and sandboxes that an error names.
 const NAMED_LIMIT: usize = 3;
 
@@ -91,9 +95,14 @@ pub(super) async fn fail_waiting(state: &AppState, user: UserId, name: &str) {
     }
 }
 
-/// Fails queued jobs whose snapshot no node has any more. Nodes are asked only about snapshots that no report names; a
-/// node that does not answer may have them.
-pub(in crate::orchestrator) async fn fail_orphaned(state: &AppState) -> Result<(), StoreError> {
+/// Fails queued jobs whose snapshot no node has any more, at this sweep and the one before: a node that was forgotten may
+/// register again within seconds. Nodes are asked only about snapshots that no report names; a node that does not answer
+/// may have them.
+pub(in crate::orchestrator) async fn fail_orphaned(
+    state: &AppState,
+    missing: &mut MissingSnapshots,
+) -> Result<(), StoreError> {
+    let before = std::mem::take(&mut missing.0);
     let lanes = state.store.lane_list_of_snapshots().into_iter();
     let wanted = lanes.filter_map(|lane| {
         let image = lane.placement.snapshot()?.to_owned();
@@ -104,7 +113,11 @@ pub(in crate::orchestrator) async fn fail_orphaned(state: &AppState) -> Result<(
         let Some((_, name)) = user_and_name(&image) else {
             continue;
         };
-        match is_known(state, user, &image).await {
+        let known = is_known(state, user, &image).await;
+        match known {
+            Ok(Some(false)) if !before.contains(&(user, image.clone())) => {
+                missing.0.insert((user, image));
+            }
             Ok(Some(false)) => {
                 let summary = format!(
                     "no node has its image {PREFIX}{name} any more: the snapshot was deleted, or its node was forgotten"
