@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_change_is_told_once() {
+    fn each_change_is_logged_once() {
         let notices = ReachNotices::default();
         let closed = || Some("the port is closed".to_owned());
         assert_eq!(notices.change(None), None);
