@@ -55,6 +55,7 @@
 //! | TLS of the orchestrator | `tls/server.rs`, `tls/certificate.rs`, `orchestrator/encryption.rs`, `http/handshake.rs` |
 //! | tunnels of nodes | `http/tunnel/` (flow control, both ends), `orchestrator/tunnels.rs`, `node/tunnel.rs`; which way is taken: `node/register/ways.rs`, `orchestrator/node_address.rs` |
 //! | heartbeat | `node/heartbeat.rs`; nodes without one: `orchestrator/liveness.rs` |
+//! | whether a node can be reached | `orchestrator/reachability.rs`, `orchestrator/node_client/reach.rs`; in its own log: `node/reach_notices.rs` |
 //! | clean-up of orphans | containers: `worker/orphans.rs`, `engine/orphans.rs`; directory trees: `worker/trash.rs`; expired results: `worker/gc.rs`; attempts left on nodes: `orchestrator/reconciler.rs` |
 //! | podman flags and their reasons | `engine/container.rs`; of the model server: `engine/service.rs` |
 //! | PID 1 of a sandbox | `sandbox_init/mod.rs`; its protocol: `sandbox_init/wire.rs` |

@@ -1,12 +1,27 @@
 //! Secrets: making random ones, and reading those that an operator supplies.
+//!
+//! A file of a secret that other users of the machine can read gives one warning: at once to a user of the client, and
+//! in the log of a role, which opens after its secrets are read ([`take_exposure_warnings`]).
 
 use crate::{exit::Failure, terminal};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use std::{
+    fs,
     io::{self, Read as _},
-    path::Path,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
+
+/// Permissions by which others than the owner of a file read or change it.
+const OTHERS_MODE: u32 = 0o077;
+/// Directories whose files are not the operator's to close: devices, and what a service manager or a container engine
+/// provides.
+const PROVIDED_DIRS: [&str; 4] = ["/dev", "/proc", "/run/secrets", "/run/credentials"];
+
+/// Warnings about files of secrets that wait for the log of a role.
+static EXPOSURE_WARNINGS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Length of a [`random_secret`]: 32 bytes in base64 without padding.
 const RANDOM_SECRET_CHARS: usize = 43;
@@ -32,9 +47,60 @@ pub fn check_random_secret(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A secret from `file`, or else from the environment variable. The file `-` is stdin, or a prompt where
-/// stdin is a terminal. `None` where neither is given; an error where the secret is empty.
+/// A secret from `file`, or else from the environment variable, for a command of a user. The file `-` is stdin, or a
+/// prompt where stdin is a terminal. `None` where neither is given; an error where the secret is empty.
 pub fn read_secret(
+    flag: &str,
+    file: Option<&Path>,
+    variable: &str,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    if let Some(warning) = file.and_then(exposure_warning) {
+        terminal::print_note(&format!("warning: {warning}"));
+    }
+    read(flag, file, variable)
+}
+
+/// Same as [`read_secret`], for a role, whose log gets the warning about a file that others can read.
+pub fn read_role_secret(
+    flag: &str,
+    file: Option<&Path>,
+    variable: &str,
+) -> Result<Option<Zeroizing<String>>, Failure> {
+    if let Some(warning) = file.and_then(exposure_warning) {
+        let mut warnings = EXPOSURE_WARNINGS.lock();
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    read(flag, file, variable)
+}
+
+/// Takes the warnings about files of secrets that a role has read.
+pub fn take_exposure_warnings() -> Vec<String> {
+    std::mem::take(&mut *EXPOSURE_WARNINGS.lock())
+}
+
+/// Warning about a file of a secret that others can read; `None` where they can't, and for stdin, pipes and files that
+/// are not the operator's to close.
+fn exposure_warning(path: &Path) -> Option<String> {
+    if path == Path::new("-") {
+        return None;
+    }
+    let target = fs::canonicalize(path).ok()?;
+    let is_provided = |path: &Path| PROVIDED_DIRS.iter().any(|dir| path.starts_with(dir));
+    let given = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+    let meta = fs::metadata(&target).ok()?;
+    let is_exposed = meta.is_file() && meta.mode() & OTHERS_MODE != 0;
+    if !is_exposed || is_provided(&given) || is_provided(&target) {
+        return None;
+    }
+    let (mode, path) = (meta.mode() & 0o777, path.display());
+    Some(format!(
+        "other users of this machine may read the secret in {path} (mode {mode:04o}); close it with: chmod 600 {path}"
+    ))
+}
+
+fn read(
     flag: &str,
     file: Option<&Path>,
     variable: &str,
@@ -68,4 +134,36 @@ fn read_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     io::stdin().lock().read_to_string(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn readable_file_of_secret_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let [file, link] = ["secret", "link"].map(|name| home.path().join(name));
+        fs::write(&file, "x").unwrap();
+        symlink(&file, &link).unwrap();
+        for (mode, is_exposed) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            for path in [&file, &link] {
+                let warning = exposure_warning(path);
+                assert_eq!(warning.is_some(), is_exposed, "{mode:o}: {warning:?}");
+                let named = format!("chmod 600 {}", path.display());
+                assert!(warning.is_none_or(|text| text.ends_with(&named)));
+            }
+        }
+        for path in [
+            "-",
+            "/dev/null",
+            "/dev/stdin",
+            "/proc/self/status",
+            "/no/such/file",
+        ] {
+            assert_eq!(exposure_warning(Path::new(path)), None, "{path}");
+        }
+    }
 }

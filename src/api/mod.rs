@@ -37,6 +37,8 @@ use uuid::Uuid;
 
 /// Header with the instance id of an orchestrator's process, a random id made at each start (contract, section 4).
 pub const INSTANCE_HEADER: &str = "cynode-instance-id";
+/// Header of answers to reports with the reason for which the orchestrator can't reach the node; absent otherwise.
+pub const UNREACHABLE_HEADER: &str = "cynode-unreachable";
 /// Header with the id of the job for which a node passes on a call of a model.
 pub const JOB_HEADER: &str = "cynode-job-id";
 /// Longest instance id, in bytes.

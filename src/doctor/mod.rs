@@ -18,6 +18,7 @@ mod rootless;
 mod scratch;
 
 use crate::{
+    api::nodes::JoinToken,
     cli::DoctorArgs,
     exit::{Exit, Failure},
     node,
@@ -25,6 +26,7 @@ use crate::{
         self,
         node_file::{DEFAULT_PATH, NodeFile},
     },
+    tls::Pin,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -96,14 +98,14 @@ impl Check {
 
 /// `cynode doctor`.
 pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
-    let config = config(&mut args);
+    let (config, token_pin) = config(&mut args);
     let data_dir = std::path::absolute(roles::data_dir_path(&args.state)?)?;
     // As a node that starts here would.
     if args.trust.pin.is_none()
         && args.trust.ca_file.is_none()
         && let Some(url) = &args.orchestrator
     {
-        args.trust.pin = node::remembered_pin(&data_dir, url);
+        args.trust.pin = node::default_pin(&data_dir, url, token_pin);
     }
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::internal)?;
     let mut checks = runtime.block_on(async {
@@ -121,17 +123,37 @@ pub fn doctor(mut args: DoctorArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks the settings that a node on this machine would read.
-fn config(args: &mut DoctorArgs) -> Check {
+/// Fills the arguments from the settings of a node on this machine: `node.yaml`, and a join token among the variables.
+/// Returns whether there is a file, and the token whose URL counts.
+fn fill_args(args: &mut DoctorArgs) -> Result<(bool, Option<JoinToken>), Failure> {
+    let file = NodeFile::load(args.config.as_deref())?;
+    let mut token = None;
+    // A URL that is given to doctor is the one that is meant.
+    if args.orchestrator.is_none() {
+        token = roles::join_token_of_variables()?;
+        args.orchestrator = token.as_ref().map(|token| token.url.clone());
+    }
+    let has_file = file.is_some();
+    let of_file = file.and_then(|file| file.apply_to_doctor(args));
+    Ok((has_file, token.or(of_file)))
+}
+
+/// Checks the settings that a node on this machine would read. Returns the pin of its join token, too.
+fn config(args: &mut DoctorArgs) -> (Check, Option<Pin>) {
+    let filled = fill_args(args);
+    let (has_file, token) = match filled {
+        Ok(filled) => filled,
+        Err(failure) => return (settings_check(Err(failure), args), None),
+    };
+    // All settings, also those that doctor doesn't need: a node would refuse them at its start.
+    let checked = roles::check_node(args).map(|notices| (has_file, notices));
+    let pin = token.and_then(|token| token.pin);
+    (settings_check(checked, args), pin)
+}
+
+/// Check of the settings: whether there is a file, and its notices.
+fn settings_check(found: Result<(bool, Vec<String>), Failure>, args: &DoctorArgs) -> Check {
     const NAME: &str = "config";
-    let found = NodeFile::load(args.config.as_deref()).and_then(|file| {
-        let has_file = file.is_some();
-        if let Some(file) = file {
-            file.apply_to_doctor(args);
-        }
-        // All settings, also those that doctor doesn't need: a node would refuse them at its start.
-        Ok((has_file, roles::check_node(args)?))
-    });
     match found {
         Ok((_, notices)) if !notices.is_empty() => Check::warn(
             NAME,

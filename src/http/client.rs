@@ -1,7 +1,7 @@
 //! HTTP client for calls between roles: asynchronous, with timeouts, over plain HTTP or TLS, without proxies; or over the
 //! [tunnel](super::tunnel) that a node has opened.
 
-pub use super::call_error::CallError;
+pub use super::{call_error::CallError, client_response::ProbeResponse};
 
 use super::{
     call_error::{malformed, transport},
@@ -215,6 +215,15 @@ impl<'a> Call<'a> {
         self.whole().await.map(drop)
     }
 
+    /// Sends the call; any successful answer will do. Returns this header of it, where it is text.
+    pub async fn header(self, name: &str) -> Result<Option<String>, CallError> {
+        let (url, limit) = (self.url.clone(), self.client.answer_timeout);
+        let (head, body) = self.send("application/json", Some(limit)).await?;
+        read_whole(url, body, limit).await?;
+        let value = head.headers.get(name).and_then(|value| value.to_str().ok());
+        Ok(value.map(str::to_owned))
+    }
+
     /// Sends the call and reads the answer line by line as it arrives.
     pub async fn lines(self) -> Result<JsonLines, CallError> {
         Ok(self.open(NDJSON).await?.lines())
@@ -379,15 +388,4 @@ async fn read_whole(url: String, body: Incoming, limit: Duration) -> Result<Byte
 
 pub(super) fn parse<T: DeserializeOwned>(url: &str, bytes: &[u8]) -> Result<T, CallError> {
     parse_json(bytes).map_err(|problem| malformed(url, problem.detail))
-}
-
-/// Answer to a probe, of any status.
-#[derive(Clone, Debug)]
-pub struct ProbeResponse {
-    /// HTTP status.
-    pub status: StatusCode,
-    /// `Date` header: the peer's clock.
-    pub date: Option<String>,
-    /// First 4 KiB of the body.
-    pub body_start: String,
 }

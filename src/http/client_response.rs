@@ -1,4 +1,4 @@
-//! Bodies of answers to our calls, read line by line as they arrive or whole.
+//! Answers to our calls: bodies, read line by line as they arrive or whole, and what a probe reads.
 
 use super::{
     MAX_BODY_BYTES,
@@ -7,9 +7,21 @@ use super::{
     lines::LineBuffer,
 };
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+
+/// Answer to a probe, of any status.
+#[derive(Clone, Debug)]
+pub struct ProbeResponse {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// `Date` header: the peer's clock.
+    pub date: Option<String>,
+    /// First 4 KiB of the body.
+    pub body_start: String,
+}
 
 /// Successful answer whose body is not read yet.
 pub struct ClientResponse {

@@ -11,6 +11,7 @@ pub mod gpu;
 mod heartbeat;
 mod inference;
 mod orchestrator_client;
+mod reach_notices;
 mod register;
 mod state_files;
 mod trust;
@@ -20,7 +21,7 @@ pub use inference::{
     InferenceError, MODEL_SERVER_PORT, Settings as InferenceSettings, container_name,
     container_owner,
 };
-pub use trust::remembered_pin;
+pub use trust::default_pin;
 
 use crate::{
     api::{
@@ -55,6 +56,9 @@ pub struct Settings {
     pub orchestrator_timeout: Duration,
     /// Pin of the orchestrator's key, for an `https://` URL; nothing else is trusted then.
     pub pin: Option<Pin>,
+    /// Pin of the join token, which counts where neither a pin nor authorities are given, and where no later pin is
+    /// remembered.
+    pub token_pin: Option<Pin>,
     /// Authorities to trust besides the system's, where there is no pin.
     pub ca_file: Option<PathBuf>,
     /// Pre-shared key, or the secret of a join token.
@@ -164,7 +168,7 @@ impl Settings {
         };
         flag("--slug", check_slug("", &self.slug))?;
         flag("--orchestrator", check_url("", &self.orchestrator))?;
-        if self.pin.is_some() && !tls::is_encrypted(&self.orchestrator) {
+        if self.trust().pin().is_some() && !tls::is_encrypted(&self.orchestrator) {
             return Err(NodeError::InvalidSetting(
                 "--pin needs an encrypted connection; write https:// in the URL of --orchestrator"
                     .to_owned(),
@@ -184,9 +188,10 @@ impl Settings {
         Ok(())
     }
 
-    /// Rule by which the orchestrator is trusted.
-    pub(crate) fn trust(&self) -> Trust {
-        Trust::new(self.pin.clone(), self.ca_file.clone())
+    /// Rule by which the orchestrator is trusted, by what the operator gives.
+    fn trust(&self) -> Trust {
+        let token_pin = self.token_pin.clone().filter(|_| self.ca_file.is_none());
+        Trust::new(self.pin.clone().or(token_pin), self.ca_file.clone())
     }
 }
 

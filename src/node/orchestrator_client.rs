@@ -3,13 +3,14 @@
 use super::{
     NodeError,
     capability::Machine,
+    reach_notices::ReachNotices,
     state_files::{PinnedOrchestrator, StateFiles},
     trust::without_slash,
     tunnel::TunnelTarget,
 };
 use crate::{
     api::{
-        check_version,
+        UNREACHABLE_HEADER, check_version,
         nodes::{Bootstrap, ConfigAck, NodeConfig, Register},
         problem::ProblemKind,
     },
@@ -18,7 +19,7 @@ use crate::{
         client::{CallError, Client},
         tunnel::Dialer,
     },
-    tls::{self, Cause, Trust},
+    tls::{self, Cause, Pin, Trust},
     worker::OrchestratorModels,
 };
 use http::{Method, StatusCode};
@@ -37,6 +38,7 @@ pub(super) struct OrchestratorClient {
     register_url: String,
     psk: Zeroizing<String>,
     state: StateFiles,
+    reach_notices: ReachNotices,
     /// The last registration; none before the first.
     registration: Option<Registration>,
 }
@@ -61,13 +63,14 @@ impl OrchestratorClient {
         orchestrator: &str,
         trust: Trust,
         answer_timeout: Duration,
-        psk: Zeroizing<String>,
+        (psk, token_pin): (Zeroizing<String>, Option<Pin>),
         state: StateFiles,
     ) -> Self {
         let url = without_slash(orchestrator);
         let pinned = trust.pin().map(|pin| PinnedOrchestrator {
             url: url.to_owned(),
             pin: pin.clone(),
+            token_pin,
         });
         Self {
             dialer: Dialer::new(trust.clone()),
@@ -76,6 +79,7 @@ impl OrchestratorClient {
             register_url: format!("{url}/v1/nodes/register"),
             psk,
             state,
+            reach_notices: ReachNotices::default(),
             registration: None,
         }
     }
@@ -231,11 +235,10 @@ impl OrchestratorClient {
         let registration = self.registration()?;
         let report = machine.report().await?;
         let call = self.client.call(Method::POST, &registration.report_url);
-        Ok(call
-            .bearer(registration.jwt.as_str())
-            .json(&report)
-            .done()
-            .await?)
+        let call = call.bearer(registration.jwt.as_str()).json(&report);
+        let unreachable = call.header(UNREACHABLE_HEADER).await?;
+        self.reach_notices.record(unreachable);
+        Ok(())
     }
 
     fn registration(&self) -> Result<&Registration, NodeError> {
@@ -273,7 +276,7 @@ pub(super) const fn retry_backoff() -> Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::{Pin, Untrusted};
+    use crate::tls::Untrusted;
 
     #[test]
     fn only_dates_of_certificates_pass_by_themselves() {

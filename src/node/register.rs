@@ -119,7 +119,7 @@ impl Node {
                 &settings.orchestrator,
                 trust(&settings, &state)?,
                 settings.orchestrator_timeout,
-                settings.psk.clone(),
+                (settings.psk.clone(), settings.token_pin.clone()),
                 state,
             ),
             model_server,

@@ -33,6 +33,9 @@ pub(super) struct PinnedOrchestrator {
     pub(super) url: String,
     /// Pin of its key.
     pub(super) pin: Pin,
+    /// Pin of the join token with which the node was started then: a token with another pin is a newer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token_pin: Option<Pin>,
 }
 
 /// The state files of a node.

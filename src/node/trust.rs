@@ -11,8 +11,13 @@ use crate::{
 use http::Uri;
 use std::path::Path;
 
-/// Rule by which the orchestrator is trusted: the settings, else the pin with which this node joined the same URL
-/// before. An operator who leaves the pin, or the encryption, out later loses no protection that way.
+/// Rule by which the orchestrator is trusted: the pin or the authorities of the settings, else the pin with which this
+/// node joined the same URL before. An operator who leaves the pin, or the encryption, out later loses no protection that
+/// way.
+///
+/// The pin of a join token counts at the node's first start with this token. A token stays in the settings of a node, also
+/// after its orchestrator's key has changed and the operator has given the new pin once, with `--pin`: so a pin that was
+/// remembered since then is the later word. A token with another pin is new, and its pin is the later word.
 pub(super) fn trust(settings: &Settings, state: &StateFiles) -> Result<Trust, NodeError> {
     let url = &settings.orchestrator;
     let is_encrypted = tls::is_encrypted(url);
@@ -25,6 +30,9 @@ pub(super) fn trust(settings: &Settings, state: &StateFiles) -> Result<Trust, No
     let Some(known) = state.pinned_orchestrator()? else {
         return Ok(settings.trust());
     };
+    if is_encrypted && is_newer(settings.token_pin.as_ref(), &known, url) {
+        return Ok(settings.trust());
+    }
     if is_same_url(&known.url, url) {
         tracing::info!(
             pin = %known.pin,
@@ -35,10 +43,20 @@ pub(super) fn trust(settings: &Settings, state: &StateFiles) -> Result<Trust, No
     Err(NodeError::InvalidSetting(refusal(&known, url)))
 }
 
-/// Pin with which a node with this data directory joined the orchestrator at `url`, if any.
-pub fn remembered_pin(data_dir: &Path, url: &str) -> Option<Pin> {
-    let known = read_pinned_orchestrator(data_dir).ok()??;
-    is_same_url(&known.url, url).then_some(known.pin)
+/// Pin by which a node with this data directory trusts the orchestrator at `url` where it is given neither a pin nor
+/// authorities: of its join token, or with which it joined before.
+pub fn default_pin(data_dir: &Path, url: &str, token_pin: Option<Pin>) -> Option<Pin> {
+    let known = read_pinned_orchestrator(data_dir).ok().flatten();
+    let known = known.filter(|known| !is_newer(token_pin.as_ref(), known, url));
+    match known {
+        Some(known) if is_same_url(&known.url, url) => Some(known.pin),
+        _ => token_pin,
+    }
+}
+
+/// Whether the pin of a join token for `url` is newer than what is remembered.
+fn is_newer(token_pin: Option<&Pin>, known: &PinnedOrchestrator, url: &str) -> bool {
+    token_pin.is_some() && (known.token_pin.as_ref() != token_pin || !is_same_url(&known.url, url))
 }
 
 /// Error text for a URL at which the pin that is remembered does not hold.
@@ -77,6 +95,32 @@ pub(super) fn without_slash(url: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pin_of_same_token_is_older() {
+        const URL: &str = "https://box:12082";
+        let pin =
+            |digits: &str| -> Option<Pin> { format!("sha256:{}", digits.repeat(32)).parse().ok() };
+        let known = |token_pin: Option<Pin>| PinnedOrchestrator {
+            url: URL.to_owned(),
+            pin: pin("bb").unwrap(),
+            token_pin,
+        };
+        let newer =
+            |token: Option<Pin>, known: &PinnedOrchestrator| is_newer(token.as_ref(), known, URL);
+        assert!(
+            !newer(pin("aa"), &known(pin("aa"))),
+            "--pin was given since"
+        );
+        assert!(newer(pin("cc"), &known(pin("aa"))), "another token");
+        assert!(newer(pin("aa"), &known(None)), "the first token");
+        assert!(!newer(None, &known(pin("aa"))) && !newer(None, &known(None)));
+        assert!(is_newer(
+            pin("aa").as_ref(),
+            &known(pin("aa")),
+            "https://other"
+        ));
+    }
 
     #[test]
     fn same_server_is_known_in_every_spelling() {

@@ -26,6 +26,7 @@ pub(super) use events::{JobResponse, NodeEvents, PendingDocument, PendingRespons
 pub(super) use files::{ArtifactBytes, SendProgress};
 pub(super) use model_store::ModelPull;
 pub(super) use models::{ModelRequest, is_own_answer};
+pub(super) use reach::Proof;
 pub(super) use sessions::SessionCall;
 
 use super::AppState;
@@ -264,9 +265,8 @@ impl<'a> NodeClient<'a> {
     /// Whether the node is alive, by its own word; a proxy that lost sight of it never answers 200. A node that
     /// is alive may be too busy to be ready.
     pub(super) async fn is_alive(&self) -> bool {
-        let call = self
-            .client
-            .call(Method::GET, format!("{}/healthz", self.base_url));
+        let url = format!("{}/healthz", self.base_url);
+        let call = self.client.call(Method::GET, url);
         let answer = call.probe(HEALTH_TIMEOUT).await;
         answer.is_ok_and(|answer| answer.status == StatusCode::OK)
     }

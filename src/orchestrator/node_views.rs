@@ -68,7 +68,8 @@ impl AppState {
         Some(reason.for_users(&node.slug))
     }
 
-    /// View of a node whose running jobs have these graphics processors. Only admins see the node's own texts.
+    /// View of a node whose running jobs have these graphics processors. Only admins see the node's own texts and its
+    /// address.
     fn node_view(&self, node: Node, gpus: &GpuPool, is_for_admin: bool) -> NodeView {
         let now = Time::now();
         let contact = self.nodes.liveness.last_contact(&node);
@@ -109,7 +110,10 @@ impl AppState {
             warnings: warnings.map(|text| sanitize(text)).collect(),
             status: readiness.status,
             reason,
-            worker_api_target_url: self.listening_url(&node).map(str::to_owned),
+            worker_api_target_url: self
+                .listening_url(&node)
+                .filter(|_| is_for_admin)
+                .map(str::to_owned),
             via_tunnel: self.worker_url(&node) == Some(TUNNEL_URL),
             config_stale: stale,
             config_version: node.config_version.to_string(),

@@ -2,8 +2,9 @@
 //!
 //! A node calls the orchestrator by itself, which shows nothing about the other direction: a firewall or a wrong
 //! `--advertise-url` would show only when the first job fails. So a node is probed, by a call with its token, when it
-//! acknowledges its configuration, when its address changes, and after a start of the orchestrator. Another HTTP service
-//! at that address may pass, since workers of other implementations may lack the call; the first job shows it then.
+//! acknowledges its configuration, when its address changes, and after a start of the orchestrator. A node of cynode must
+//! answer its list of jobs. Nodes of other implementations may lack the call, so that another HTTP service at their
+//! address may pass; the first job shows it then.
 //!
 //! | probe | node |
 //! |---|---|
@@ -15,12 +16,16 @@
 //! starts does not count as unreachable. A node that is lost later shows by its silence and by the jobs that
 //! it was sent ([`liveness`](super::liveness), [`node_backoff`](super::node_backoff)).
 //!
-//! One task probes all nodes, [some at a time](CONCURRENCY_LIMIT); each probe has a time limit and reads no more
-//! than the head of an answer. Results are kept in memory only.
+//! One task probes all nodes, [some at a time](CONCURRENCY_LIMIT); each probe has a time limit and keeps nothing of
+//! an answer. Results are kept in memory only.
 
-use super::{AppState, readiness::OFFLINE_AFTER, reason::Reason};
+use super::{AppState, node_client::Proof, readiness::OFFLINE_AFTER, reason::Reason};
 use crate::{
-    api::{NodeId, nodes::AckStatus, time::Time},
+    api::{
+        NodeId,
+        nodes::{AckStatus, features},
+        time::Time,
+    },
     backoff::nth_delay,
     errors,
     http::{
@@ -170,6 +175,17 @@ impl Reachability {
         }
     }
 
+    /// Reason for which the last probe of a node failed, for the node itself. `None` where it did not, and for a tunnel:
+    /// a node sees by itself that it has none.
+    pub(super) fn failure(&self, node: NodeId) -> Option<Reason> {
+        let records = self.records();
+        let record = records.get(&node)?;
+        match &record.outcome {
+            Outcome::Unreachable(reason) if record.url != TUNNEL_URL => Some(reason.clone()),
+            _ => None,
+        }
+    }
+
     /// Claims the probe of a node at `url`, where one is due: its ticket.
     fn claim(&self, node: NodeId, url: &str) -> Option<u64> {
         let mut records = self.records();
@@ -287,8 +303,8 @@ async fn watch(state: &AppState) {
     }
 }
 
-/// Claims the probes of up to `room` nodes that are due. A node that is silent, or has applied no configuration,
-/// is not probed.
+/// Claims the probes of up to `room` nodes that are due. A node that is silent, has applied no configuration, or has
+/// reported its stop, is not probed: it gets a probe when it is back.
 async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)>, StoreError> {
     let nodes = state.store.node_snapshot().await?;
     let reachability = &state.nodes.reachability;
@@ -296,7 +312,8 @@ async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)
     let now = Time::now();
     let listens = |node: &&Arc<Node>| {
         let silence = now.since(state.nodes.liveness.last_contact(node).at);
-        node.ack_status == Some(AckStatus::Applied) && silence <= OFFLINE_AFTER
+        let runs = node.capability.node.stopping_since.is_none();
+        runs && node.ack_status == Some(AckStatus::Applied) && silence <= OFFLINE_AFTER
     };
     let due = nodes.iter().filter(listens).filter_map(|node| {
         let ticket = reachability.claim(node.id, state.worker_url(node)?)?;
@@ -305,14 +322,37 @@ async fn claim_due(state: &AppState, room: usize) -> Result<Vec<(Arc<Node>, u64)
     Ok(due.take(room).collect())
 }
 
+/// Proof that the probe of a node demands. Only nodes of cynode report this feature, all that are in use do, and they list
+/// their jobs.
+fn demanded_proof(node: &Node) -> Proof {
+    if node.capability.has_feature(features::LOG_ARCHIVE) {
+        Proof::JobList
+    } else {
+        Proof::AnyAnswer
+    }
+}
+
+/// Whether a node is called on a tunnel, and has none.
+fn lacks_tunnel(state: &AppState, node: &Node) -> bool {
+    state.worker_url(node) == Some(TUNNEL_URL) && !state.nodes.tunnels.is_connected(node.id)
+}
+
 async fn probe(state: &AppState, node: Arc<Node>, ticket: u64) {
     let result = match state.node_client(&node) {
-        Some(client) => client.check_reach().await,
+        Some(client) => client.check_reach(demanded_proof(&node)).await,
         None => Err(Reason::from("the URL of its Worker API is unknown")),
     };
     let reason = result.as_ref().err().map(Reason::for_admins);
     let (id, slug) = (node.id, &node.slug);
-    match state.nodes.reachability.record(id, ticket, result) {
+    let change = state.nodes.reachability.record(id, ticket, result);
+    match change {
+        // As after a start of the orchestrator: nodes connect again within seconds, and log where they can't.
+        Some(Change::BecameUnreachable) if lacks_tunnel(state, &node) => {
+            tracing::info!(
+                node = slug,
+                "node has no tunnel yet; it gets no jobs until it connects"
+            );
+        }
         Some(Change::BecameUnreachable) => {
             tracing::warn!(
                 node = slug,
@@ -330,69 +370,4 @@ async fn probe(state: &AppState, node: Arc<Node>, ticket: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const URL: &str = "http://box:1";
-
-    fn unreachable() -> Result<(), Reason> {
-        Err(Reason::from("the port is closed"))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn node_is_pending_until_its_probe() {
-        let (reachability, node) = (Reachability::default(), NodeId::new());
-        reachability.mark_pending(node, URL);
-        let reason = reachability.obstacle(node, URL).unwrap();
-        assert!(reason.to_string().starts_with("starting"), "{reason}");
-        let ticket = reachability.claim(node, URL).unwrap();
-        assert_eq!(reachability.claim(node, URL), None, "one probe at a time");
-        let change = reachability.record(node, ticket, Ok(()));
-        assert_eq!(change, Some(Change::BecameReachable));
-        assert_eq!(reachability.obstacle(node, URL), None);
-        assert_eq!(reachability.claim(node, URL), None, "no probe is needed");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn unreachable_node_is_probed_until_it_answers() {
-        let (reachability, node) = (Reachability::default(), NodeId::new());
-        let ticket = reachability.claim(node, URL).unwrap();
-        assert_eq!(
-            reachability.obstacle(node, URL),
-            None,
-            "it took jobs before"
-        );
-        let change = reachability.record(node, ticket, unreachable());
-        assert_eq!(change, Some(Change::BecameUnreachable));
-        for _ in 0..9 {
-            assert_eq!(reachability.claim(node, URL), None, "not due yet");
-            tokio::time::advance(MAX_BACKOFF).await;
-            let ticket = reachability.claim(node, URL).unwrap();
-            assert_eq!(reachability.record(node, ticket, unreachable()), None);
-        }
-        tokio::time::advance(MAX_BACKOFF).await;
-        let ticket = reachability.claim(node, URL).unwrap();
-        let change = reachability.record(node, ticket, Ok(()));
-        assert_eq!(change, Some(Change::Recovered));
-        assert_eq!(reachability.obstacle(node, URL), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn overtaken_result_does_not_count() {
-        let (reachability, node) = (Reachability::default(), NodeId::new());
-        let first = reachability.claim(node, URL).unwrap();
-        let moved = "http://box:2";
-        reachability.mark_pending(node, moved);
-        assert_eq!(reachability.claim(node, moved), None, "one at a time");
-        assert_eq!(reachability.record(node, first, Ok(())), None);
-        assert!(reachability.obstacle(node, moved).is_some());
-        let second = reachability.claim(node, moved).unwrap();
-        reachability.record(node, second, Ok(()));
-        assert_eq!(reachability.obstacle(node, moved), None);
-        assert!(reachability.obstacle(node, URL).is_some());
-        assert!(
-            reachability.claim(node, URL).is_some(),
-            "a change of the address is probed"
-        );
-    }
-}
+mod tests;

@@ -2,9 +2,14 @@
 //!
 //! A refused job waits in the queue for any other node that fits. Candidates are counted when the job is refused, and
 //! every few seconds while it waits, since nodes leave: a job with a misspelt image must not wait forever for a
-//! machine that was taken away.
+//! machine that was taken away. The same holds for jobs that wait for a [snapshot](sandboxes::fail_orphaned) that is gone.
 
-use super::{AppState, scheduler, summary, task_log, task_watch::TaskState};
+use super::{
+    AppState,
+    sandboxes::{self, MissingSnapshots},
+    scheduler, summary, task_log,
+    task_watch::TaskState,
+};
 use crate::{
     api::{nodes::AckStatus, tasks::TaskStatus, time::Time},
     errors,
@@ -17,6 +22,8 @@ use std::{sync::Arc, time::Duration};
 const RETURN_TIMEOUT: Duration = Duration::from_mins(10);
 /// Interval between scans for jobs without a candidate.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);
+/// Scans for jobs without a candidate until the next one for jobs without their snapshot, which may ask all nodes.
+const SCANS_PER_SNAPSHOT_SCAN: u32 = 3;
 
 /// Whether any of these nodes could run a job with this placement: also a node that is full, draining, or offline
 /// for a short time.
@@ -43,13 +50,19 @@ fn is_expected_back(node: &Node, last_contact: Time, now: Time) -> bool {
 /// Fails refused jobs without a candidate until `shutdown`.
 pub(super) async fn run(state: Arc<AppState>, shutdown: Shutdown) {
     let scan = async {
+        let (mut scans, mut missing) = (0_u32, MissingSnapshots::default());
         loop {
             tokio::time::sleep(SCAN_INTERVAL).await;
-            if let Err(error) = fail_without_candidate(&state).await {
+            scans = scans.wrapping_add(1);
+            let mut swept = fail_without_candidate(&state).await;
+            if swept.is_ok() && scans.is_multiple_of(SCANS_PER_SNAPSHOT_SCAN) {
+                swept = sandboxes::fail_orphaned(&state, &mut missing).await;
+            }
+            if let Err(error) = swept {
                 let error = errors::chain(&error);
                 tracing::warn!(
                     error,
-                    "refused jobs can't be read from the database; retrying"
+                    "jobs that no node can run can't be read from the database; retrying"
                 );
             }
         }

@@ -26,7 +26,7 @@ pub fn backup(args: &BackupArgs) -> Result<(), Failure> {
                 copied.bytes, copied.schema
             ))?;
             print_note(&format!(
-                "keep {} with it; a restore needs both",
+                "keep {} with it; a restore needs both, and contents/ and logs/ for artifacts and whole logs",
                 data_dir.join("keys").display()
             ));
             Ok(())

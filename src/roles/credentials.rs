@@ -8,7 +8,7 @@ use crate::{
     api::nodes::{JoinToken, PreSharedKeys, check_psk, first_psk},
     cli::{JoinFlags, PskFlags},
     exit::Failure,
-    secrets::read_secret,
+    secrets::read_role_secret,
     tls::Pin,
 };
 use std::path::{Path, PathBuf};
@@ -31,10 +31,10 @@ impl Source<'_> {
             return Ok(Some(Zeroizing::new(text.to_owned())));
         }
         if file.is_some() || std::env::var_os(variable).is_some() {
-            return read_secret(flag, file, variable);
+            return read_role_secret(flag, file, variable);
         }
         match std::env::var_os(file_variable).map(PathBuf::from) {
-            Some(file) => read_secret(file_variable, Some(&file), ""),
+            Some(file) => read_role_secret(file_variable, Some(&file), ""),
             None => Ok(None),
         }
     }
@@ -110,7 +110,7 @@ pub(super) fn orchestrator_psks(psk: &PskFlags) -> Result<Option<PreSharedKeys>,
 /// Pre-shared key of a node: the first of its file. `file` is node.yaml's.
 fn node_psk(psk: &PskFlags, file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
     let text = match (psk_source(psk).read()?, file) {
-        (None, Some(file)) => read_secret("orchestrator.psk_file", Some(file), "")?,
+        (None, Some(file)) => read_role_secret("orchestrator.psk_file", Some(file), "")?,
         (text, _) => text,
     };
     let Some(text) = text else {
@@ -133,13 +133,27 @@ fn join_token(join: &JoinFlags, file: Option<&Path>) -> Result<Option<JoinToken>
         variables: ["CYNODE_JOIN", "CYNODE_JOIN_FILE"],
     };
     let text = match (source.read()?, file) {
-        (None, Some(file)) => read_secret("orchestrator.join_file", Some(file), "")?,
+        (None, Some(file)) => read_role_secret("orchestrator.join_file", Some(file), "")?,
         (text, _) => text,
     };
     let token = text.map(|text| text.parse::<JoinToken>());
     token
         .transpose()
         .map_err(|error| Failure::usage(format!("the join token {error}")))
+}
+
+/// Join token that a variable gives, or whose file it names; `None` without one, and where the node gets it from stdin.
+pub(crate) fn join_token_of_variables() -> Result<Option<JoinToken>, Failure> {
+    let is_stdin = std::env::var_os("CYNODE_JOIN").is_none()
+        && std::env::var_os("CYNODE_JOIN_FILE").is_some_and(|file| file == "-");
+    if is_stdin {
+        return Ok(None);
+    }
+    let flags = JoinFlags {
+        join: None,
+        join_file: None,
+    };
+    join_token(&flags, None)
 }
 
 /// Whether a variable gives the pre-shared key or names its file.

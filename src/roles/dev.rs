@@ -30,14 +30,7 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
     let notices = notices("dev", Some(&args.psk))?;
     let data_dir = open_data_dir(&args.state)?;
     let has_image = args.flags.inference_image.is_some();
-    let inference = inference_settings(
-        &args.inference,
-        if has_image {
-            InferenceMode::Auto
-        } else {
-            InferenceMode::Off
-        },
-    );
+    let inference = inference_settings(&args.inference, default_mode(has_image));
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
         require_inference: match inference.mode {
@@ -66,6 +59,7 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
             orchestrator: running.control_url(),
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
             pin: running.pin(),
+            token_pin: None,
             ca_file: None,
             psk: running.psk(),
             is_join_token: false,
@@ -95,6 +89,15 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
         running.wait_stopped().await;
         outcome
     })
+}
+
+/// Mode of the model server where none is given: one is started only where an image of it is named.
+const fn default_mode(has_image: bool) -> InferenceMode {
+    if has_image {
+        InferenceMode::Auto
+    } else {
+        InferenceMode::Off
+    }
 }
 
 /// Logs the admin in and prints how to go on; then waits for the shutdown.

@@ -13,6 +13,7 @@ mod systemd;
 mod tls;
 
 pub use backup::backup;
+pub(crate) use credentials::join_token_of_variables;
 pub use dev::dev;
 pub(crate) use settings::data_dir_path;
 
@@ -25,7 +26,7 @@ use crate::{
     http::server::{Shutdown, shutdown_requested},
     node::{self, NodeError, gpu},
     orchestrator,
-    secrets::read_secret,
+    secrets::read_role_secret,
     worker::{self, AccessGrant, JobPolicy, PreparedWorker},
 };
 use credentials::{has_join_variable, has_psk_variable};
@@ -158,7 +159,7 @@ pub(crate) fn check_node(doctor: &DoctorArgs) -> Result<Vec<String>, Failure> {
 pub fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let notices = notices("worker", None)?;
     let data_dir = open_data_dir(&args.state)?;
-    let token = read_secret(
+    let token = read_role_secret(
         "--token-file",
         args.token_file.as_deref(),
         "CYNODE_WORKER_TOKEN",

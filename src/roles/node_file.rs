@@ -300,17 +300,16 @@ impl NodeFile {
         }
     }
 
-    /// Fills the arguments of a doctor that checks for this node.
-    pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) {
+    /// Fills the arguments of a doctor that checks for this node. Returns the join token whose URL it took.
+    pub(crate) fn apply_to_doctor(self, args: &mut DoctorArgs) -> Option<JoinToken> {
         let section = self.orchestrator;
         set_default_trust(&mut args.trust, section.pin, section.ca_file);
         set_default(&mut args.orchestrator, section.url);
+        let token = section.join_file.as_deref().and_then(token_of);
         // The token's pin belongs to the token's URL.
-        if args.orchestrator.is_none()
-            && let Some(token) = section.join_file.as_deref().and_then(token_of)
-        {
-            args.orchestrator = Some(token.url);
-            set_default_trust(&mut args.trust, token.pin, None);
+        let token = token.filter(|_| args.orchestrator.is_none());
+        if let Some(token) = &token {
+            args.orchestrator = Some(token.url.clone());
         }
         set_default(&mut args.worker_listen, self.worker_api.listen);
         set_default(&mut args.podman.engine, self.sandbox.engine);
@@ -320,6 +319,7 @@ impl NodeFile {
         set_default(&mut args.state.data_dir, self.storage.data_dir);
         set_default(&mut args.storage.jobs_dir, self.storage.jobs_dir);
         set_default(&mut args.storage.min_free_disk, self.storage.min_free_disk);
+        token
     }
 }
 

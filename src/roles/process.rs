@@ -6,6 +6,7 @@ use crate::{
     cli::{self, LogFlags, LogFormat},
     exit::Failure,
     http::server::Shutdown,
+    secrets::take_exposure_warnings,
 };
 use std::time::Duration;
 use tokio::{
@@ -49,6 +50,9 @@ pub(super) fn run_reloadable_role(
         }
         for notice in notices {
             tracing::warn!("{notice}");
+        }
+        for warning in take_exposure_warnings() {
+            tracing::warn!("{warning}");
         }
         cli::warn_about_unknown();
         role(shutdown)

@@ -24,7 +24,7 @@ use crate::{
     exit::Failure,
     http::MAX_BODY_BYTES,
     node, orchestrator,
-    secrets::read_secret,
+    secrets::read_role_secret,
     store::{QueueLimits, Retention, SandboxLimits},
     tls::Trust,
     worker,
@@ -138,7 +138,7 @@ pub(super) fn orchestrator_settings(
         public_url: None,
         tls: tls_settings(flags.tls)?,
         psk: orchestrator_psks(psk_flags)?,
-        admin_password: read_secret(
+        admin_password: read_role_secret(
             "--admin-password-file",
             flags.admin_password_file.as_deref(),
             "CYNODE_ADMIN_PASSWORD",
@@ -204,9 +204,7 @@ pub(super) fn node_settings(
     };
     let flags = (&args.psk, &args.join);
     let credentials = NodeCredentials::read(flags, files, args.orchestrator, missing)?;
-    // An operator who names a file trusts its authorities, whatever key the token names.
-    let token_pin = credentials.pin.filter(|_| args.trust.ca_file.is_none());
-    let pin = args.trust.pin.or(token_pin);
+    let pin = args.trust.pin;
     if args.trust.ca_file.is_some() {
         // Before the role starts: an unreadable file is a wrong setting.
         let trust = Trust::new(pin.clone(), args.trust.ca_file.clone());
@@ -220,6 +218,7 @@ pub(super) fn node_settings(
             .orchestrator_timeout
             .unwrap_or(DEFAULT_ORCHESTRATOR_TIMEOUT),
         pin,
+        token_pin: credentials.pin,
         ca_file: args.trust.ca_file,
         psk: credentials.psk,
         is_join_token: credentials.is_join_token,

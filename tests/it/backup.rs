@@ -1,6 +1,7 @@
 //! `cynode backup` beside a running orchestrator, and the restore.
 
 use crate::{
+    artifacts::{path, put},
     disk::damage,
     support::{
         Orchestrator, cynode,
@@ -14,6 +15,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -105,6 +107,38 @@ fn backup_under_load_restores_everything() {
         "delete",
         "the backup needs no log"
     );
+}
+
+#[test]
+fn restored_contents_serve_artifacts() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let artifact = put(&user, "notes", b"kept bytes");
+    let file = home.path().join("monday.db");
+    assert_eq!(
+        backup(home.path(), &orchestrator.data_dir, &[], &file).code,
+        0
+    );
+    // As docs/usage.md says, with and without `contents/`.
+    for (parts, status) in [(&["keys", "contents"][..], 200), (&["keys"][..], 404)] {
+        let other = tempfile::tempdir().unwrap();
+        let data_dir = other.path().join("orchestrator");
+        fs::create_dir(&data_dir).unwrap();
+        fs::copy(&file, data_dir.join("cynode.db")).unwrap();
+        for part in parts {
+            let copied = Command::new("cp")
+                .arg("-r")
+                .args([orchestrator.data_dir.join(part), data_dir.join(part)])
+                .status();
+            assert!(copied.unwrap().success());
+        }
+        let restored = Orchestrator::start(other.path(), &[]);
+        let user = restored.gateway.with_token(user.token());
+        let reply = user.get(&path(&artifact));
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert!(status != 200 || reply.body == b"kept bytes");
+    }
 }
 
 /// Data directories without a database that can be backed up: with none, with nonsense, with an empty file, with one

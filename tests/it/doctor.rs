@@ -81,7 +81,16 @@ impl Corner {
     }
 
     fn report(&self, more: &[&str]) -> Report {
-        let done = run(self.command(more).args(["--output", "json"]));
+        Self::report_of(&mut self.command(more))
+    }
+
+    /// Report with these variables.
+    fn report_with(&self, variables: &[(&str, &str)]) -> Report {
+        Self::report_of(self.command(&[]).envs(variables.iter().copied()))
+    }
+
+    fn report_of(command: &mut Command) -> Report {
+        let done = run(command.args(["--output", "json"]));
         let value: Value =
             serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"));
         let report = Report { value, done };

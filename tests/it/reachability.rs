@@ -1,13 +1,15 @@
-//! Nodes that the orchestrator can't reach, though they reach it: they get no jobs, and the reason says what to do.
+//! Nodes that the orchestrator can't reach, though they reach it: they get no jobs, and the reason says what to do. Their
+//! addresses are for admins.
 
 use crate::support::{
-    Answer, Api, Call, Orchestrator, StandIn,
+    Answer, Api, Call, Node, Orchestrator, StandIn,
     cluster::finish,
     eventually, eventually_eq, lasting_port,
     listener::{Calls, Listener},
     stage::well,
     stand_in::capability,
 };
+use crate::users::{FIRST, tokens};
 use serde_json::{Value, json};
 
 /// A port at which nothing listens.
@@ -79,6 +81,26 @@ fn closed_port_is_reported_before_any_job() {
     assert!(nodes.to_string().contains("connection refused"), "{nodes}");
     let log = orchestrator.process.stderr();
     assert_eq!(log.matches("node can't be reached").count(), 1, "{log}");
+    // The node learns it, too.
+    let reply = node.report(&capability("box", CLOSED));
+    reply.expect(204);
+    let reason = reply.header("cynode-unreachable").unwrap();
+    assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+}
+
+#[test]
+fn node_logs_that_it_is_unreachable() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let flags = ["--connect", "listen", "--advertise-url", CLOSED];
+    let node = Node::start(home.path(), "box", &orchestrator.control_url, &flags);
+    eventually("the node logs the reason", || {
+        let log = node.process.stderr();
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("can't reach this node"))?;
+        assert!(line.contains("WARN") && line.contains(CLOSED), "{line}");
+        Some(())
+    });
 }
 
 #[test]
@@ -101,6 +123,25 @@ fn node_whose_port_opens_gets_jobs() {
         log.contains("node can be reached again").then_some(())
     });
     drop(listener);
+}
+
+#[test]
+fn address_of_node_is_for_admins() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let admin = orchestrator.login();
+    let mut node = StandIn::start(&orchestrator, "box", well);
+    node.join();
+    let ann = json!({"handle": "ann", "password": FIRST, "is_admin": false});
+    admin.post("/v1/users", &ann).json(201);
+    let ann = tokens(&orchestrator.gateway, "ann", FIRST);
+    let ann = ann["access_token"].as_str().unwrap();
+    let ann = orchestrator.gateway.with_token(ann);
+    assert_eq!(view(&admin)["worker_api_target_url"], node.url);
+    assert_eq!(view(&ann).get("worker_api_target_url"), None);
+    let list = ann.get("/v1/nodes").text();
+    let is_hidden = list.contains("\"box\"") && !list.contains(&node.url);
+    assert!(is_hidden, "{list}");
 }
 
 #[test]
@@ -168,4 +209,58 @@ fn restarted_orchestrator_finds_closed_port() {
         let reason = reason.as_str()?;
         reason.contains("connection refused").then_some(())
     });
+}
+
+#[test]
+fn other_service_passes_only_for_strangers() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let user = orchestrator.login();
+    let answers: [fn(&Call, Answer); 3] = [
+        |_, answer| answer.status(404, &Value::Null),
+        |_, answer| answer.text(200, "<html>Welcome</html>"),
+        |_, answer| answer.status(200, &json!({"status": "ok"})),
+    ];
+    for script in answers {
+        let mut node = StandIn::start_bare(&orchestrator, "box", script);
+        node.join();
+        // A node of another implementation may lack the list of jobs.
+        wait_ready(&user);
+        // Another address has the node probed again.
+        let moved = StandIn::start_bare(&orchestrator, "box", script);
+        let mut report = capability("box", &moved.url);
+        report["sandbox"]["features"] = json!(["stdin", "log-archive"]);
+        node.report(&report).expect(204);
+        assert_unreachable(&user, &[&moved.url, "--advertise-url"]);
+        assert!(!node.calls().iter().any(Call::is_run));
+    }
+}
+
+#[test]
+fn stopped_node_is_not_called_unreachable() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut stopped = StandIn::start(&orchestrator, "box", well);
+    stopped.join();
+    let mut report = capability("box", CLOSED);
+    report["node"]["stopping_since"] = json!("2026-01-01T00:00:00Z");
+    stopped.report(&report).expect(204);
+    let mut gone = StandIn::start(&orchestrator, "gone", well);
+    gone.join();
+    gone.report(&capability("gone", CLOSED)).expect(204);
+    drop(orchestrator);
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let warned = eventually("the other node is found", || {
+        let log = orchestrator.process.stderr();
+        let lines = log.lines();
+        let warned = lines.filter(|line| line.contains("node can't be reached"));
+        let warned: Vec<_> = warned.map(str::to_owned).collect();
+        (!warned.is_empty()).then_some(warned)
+    });
+    assert!(
+        warned.iter().all(|line| line.contains("gone")),
+        "{warned:?}"
+    );
+    let node = view(&orchestrator.login());
+    assert_eq!(node["status"], "offline", "{node}");
 }

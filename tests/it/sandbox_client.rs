@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::{
     process::Stdio,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -119,10 +119,10 @@ fn cut_exec_goes_on_without_second_run() {
 #[test]
 fn piped_stdin_reaches_command_in_order() {
     let home = tempfile::tempdir().unwrap();
-    let taken = Arc::new(std::sync::Mutex::new(String::new()));
+    let taken = Arc::new(Mutex::new(String::new()));
     let (sender, ended) = std::sync::mpsc::channel();
-    let (all, ended) = (Arc::clone(&taken), std::sync::Mutex::new(ended));
-    let sender = std::sync::Mutex::new(sender);
+    let (all, ended) = (Arc::clone(&taken), Mutex::new(ended));
+    let sender = Mutex::new(sender);
     let gateway = Gateway::start(move |rest, call, answer| {
         if call.path.contains("/stdin") {
             all.lock().unwrap().push_str(&call.text);
@@ -158,11 +158,12 @@ fn piped_stdin_reaches_command_in_order() {
 fn command_with_incomplete_stdin_is_ended() {
     let home = tempfile::tempdir().unwrap();
     let (sender, signaled) = std::sync::mpsc::channel();
-    let (sender, signaled) = (
-        std::sync::Mutex::new(sender),
-        std::sync::Mutex::new(signaled),
-    );
+    let (sender, signaled) = (Mutex::new(sender), Mutex::new(signaled));
     let gateway = Gateway::start(move |rest, call, answer| {
+        if call.path.contains("/stdin") && call.text.is_empty() {
+            // A node that does not number the bytes of stdin.
+            return answer.status(200, &json!({"bytes": 0}));
+        }
         if call.path.contains("/stdin") {
             // The command may have got the piece, or not.
             return drop(answer);
@@ -183,9 +184,52 @@ fn command_with_incomplete_stdin_is_ended() {
     assert!(done.stderr.contains("its input is incomplete"), "{done:?}");
     let call = &gateway.calls_of("POST", "/signal")[0];
     assert_eq!(call.body, json!({"signal": "TERM"}));
-    assert_eq!(gateway.calls_of("POST", "/stdin").len(), 1);
+    let sent = gateway.calls_of("POST", "/stdin");
+    let pieces: Vec<_> = sent.iter().filter(|call| !call.text.is_empty()).collect();
+    assert_eq!((sent.len(), pieces.len()), (2, 1), "{sent:?}");
     let path = format!("/v1/sandboxes/{ID}/");
     assert!(call.path.starts_with(&path), "{}", call.path);
+}
+
+#[test]
+fn uncertain_piece_of_stdin_is_numbered() {
+    let home = tempfile::tempdir().unwrap();
+    let (sender, ended) = std::sync::mpsc::channel();
+    let (sender, ended) = (Mutex::new(sender), Mutex::new(ended));
+    let tries = AtomicUsize::new(0);
+    let gateway = Gateway::start(move |rest, call, answer| {
+        if call.path.contains("/stdin") {
+            if call.text.is_empty() {
+                answer.status(200, &json!({"bytes": 0, "offset": 6}));
+                if rest.ends_with("eof=true") {
+                    sender.lock().unwrap().send(()).unwrap();
+                }
+                return;
+            }
+            // The command has got the piece each time, and the node knows it.
+            return match tries.fetch_add(1, Ordering::Relaxed) {
+                0 => drop(answer),
+                1 => answer.problem(503, "unavailable"),
+                _ => answer.status(200, &json!({"bytes": 6, "offset": 6})),
+            };
+        }
+        let mut pieces = answer.pieces(STREAM);
+        pieces.send("id: 1-1\nevent: started\ndata: {}\n\n");
+        ended.lock().unwrap().recv().unwrap();
+        pieces.send(&exit(0));
+        pieces.end();
+    });
+    let mut command = gateway.command(home.path(), &["sandbox", "exec", "box", "cat"]);
+    let done = piped(&mut command, b"a part");
+    assert_eq!(done.code, 0, "{done:?}");
+    let sent = gateway.calls_of("POST", "/stdin");
+    let (ends, pieces): (Vec<_>, Vec<_>) = sent.iter().partition(|call| call.text.is_empty());
+    assert_eq!((pieces.len(), ends.len()), (3, 2), "{sent:?}");
+    for piece in pieces {
+        assert!(piece.path.ends_with("offset=0&eof=false"), "{piece:?}");
+    }
+    let last = &ends[1].path;
+    assert!(last.ends_with("offset=6&eof=true"), "{last}");
 }
 
 #[test]

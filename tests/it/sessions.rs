@@ -203,6 +203,32 @@ fn exec_takes_stdin_while_it_runs() {
 }
 
 #[test]
+fn numbered_stdin_is_written_once() {
+    let session = Session::start();
+    let cat = session.background(json!({"command": ["cat"], "interactive": true}));
+    let call = |query: &str, body: &[u8]| {
+        let path = format!("{cat}/stdin?{query}");
+        session.api().call("POST", &path, &[], body)
+    };
+    let taken = json!({"bytes": 6, "offset": 6});
+    for _ in 0..2 {
+        assert_eq!(call("offset=0", b"first\n").json(200), taken);
+    }
+    let part = call("offset=2", b"rst\nsecond\n").json(200);
+    assert_eq!(part, json!({"bytes": 11, "offset": 13}));
+    call("offset=14", b"x").problem(409, "conflict");
+    // Calls without a number are written as they come, and don't count.
+    let third = call("eof=false", b"third\n").json(200);
+    assert_eq!(third, json!({"bytes": 6}));
+    let end = call("offset=13&eof=true", b"").json(200);
+    assert_eq!(end, json!({"bytes": 0, "offset": 13}));
+    let logs = format!("{cat}/logs?follow=true");
+    session.api().events(&logs, None).last().unwrap();
+    let log = session.api().get(&format!("{cat}/logs")).json(200);
+    assert_eq!(log["stdout"], "first\nsecond\nthird\n");
+}
+
+#[test]
 fn terminal_runs_screen_programs() {
     let session = Session::start();
     let mut terminal = session.terminal("cols=100&rows=50");

@@ -165,6 +165,19 @@ fn node_waits_for_valid_dates() {
 }
 
 #[test]
+fn expired_stranger_ends_node() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    // Waiting for its dates would be in vain: no authority vouches for it.
+    let front = TlsFront::start(&Identity::between(2001, 2002), &orchestrator.url);
+    let file = home.path().join("ca.pem");
+    fs::write(&file, Identity::new().pem()).unwrap();
+    let node = launch(home.path(), &front, &["--ca-file", file.to_str().unwrap()]);
+    refuses(node, 3, &["no authority"]);
+    assert_eq!(front.take_received(), "");
+}
+
+#[test]
 fn pin_needs_encrypted_url() {
     let home = tempfile::tempdir().unwrap();
     let orchestrator = OrchestratorStandIn::start();

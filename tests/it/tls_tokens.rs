@@ -79,6 +79,36 @@ fn node_joins_by_pinned_token() {
     takes_jobs(&mut join(home.path(), &token, &[]));
 }
 
+/// The same token with another pin.
+fn with_pin(content: &Value, pin: &str) -> String {
+    let mut content = content.clone();
+    content["p"] = pin.into();
+    format!("cyj_{}", URL_SAFE_NO_PAD.encode(content.to_string()))
+}
+
+#[test]
+fn later_pin_outlives_that_of_token() {
+    let home = tempfile::tempdir().unwrap();
+    let started = Encrypted::start(home.path(), &["--tls", "on"]);
+    let [old, other] = ["ab", "cd"].map(|digits| format!("sha256:{}", digits.repeat(32)));
+    let (_, content) = started.token(home.path(), &[]);
+    // The key has changed since the token was made: the operator gives the new pin once.
+    let token = with_pin(&content, &old);
+    let mut node = join(home.path(), &token, &[]);
+    assert_eq!(node.process.code(), 3);
+    let mut node = join(home.path(), &token, &["--pin", &started.pin]);
+    takes_jobs(&mut node);
+    assert_eq!(node.process.terminate(), 0);
+    let mut node = join(home.path(), &token, &[]);
+    takes_jobs(&mut node);
+    assert_eq!(node.process.terminate(), 0);
+    // A token with another pin is a newer one.
+    let mut node = join(home.path(), &with_pin(&content, &other), &[]);
+    assert_eq!(node.process.code(), 3);
+    let log = node.process.stderr();
+    assert!(log.contains(&other), "{log}");
+}
+
 #[test]
 fn token_without_pin_needs_authority() {
     let home = tempfile::tempdir().unwrap();

@@ -104,6 +104,9 @@ fn attempt_goes_on_after_cut() {
     let job = &cluster.result(&id)["jobs"][0];
     assert_eq!(job["attempt"], 1, "{job}");
     assert_eq!(job["result_object"]["stdout"], "begun\nover\n");
+    let log = cluster.orchestrator.process.stderr();
+    let is_named = log.contains("node has no tunnel yet");
+    assert!(is_named && !log.contains("node can't be reached"), "{log}");
     assert!(wire.tunnels() > 1);
 }
 

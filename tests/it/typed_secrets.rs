@@ -11,6 +11,7 @@ use crate::support::{
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -179,6 +180,33 @@ fn psk_as_argument_gives_warning() {
                 .filter(|line| line.contains("process's arguments"))
                 .collect();
             assert_eq!(said.len(), usize::from(warned), "{done:?}");
+            assert!(said.iter().all(|line| line.contains("WARN")), "{said:?}");
+        }
+    }
+}
+
+#[test]
+fn readable_secret_file_gives_warning() {
+    let home = tempfile::tempdir().unwrap();
+    let file = crate::support::cluster::secret_file(home.path(), "psk", PSK);
+    for (mode, warnings) in [(0o644, 1), (0o640, 1), (0o600, 0)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        for name in ["--psk-file", "CYNODE_PSK_FILE"] {
+            let mut command = role(home.path(), "node", &home.path().join("node"));
+            command
+                .env("CYNODE_CONFIG", "/dev/null")
+                .args(["--orchestrator", "no URL"]);
+            let command = if name.starts_with("--") {
+                command.args([name, &file])
+            } else {
+                command.env(name, &file)
+            };
+            let done = run(command);
+            assert_ne!(done.code, 0, "{done:?}");
+            let advice = format!("chmod 600 {file}");
+            let lines = done.stderr.lines();
+            let said: Vec<_> = lines.filter(|line| line.contains(&advice)).collect();
+            assert_eq!(said.len(), warnings, "{name} {mode:o}: {done:?}");
             assert!(said.iter().all(|line| line.contains("WARN")), "{said:?}");
         }
     }

@@ -38,7 +38,7 @@ pub struct NodeView {
     pub warnings: Vec<String>,
     /// Labels, which tasks can require.
     pub labels: Vec<String>,
-    /// URL at which the orchestrator calls the node.
+    /// URL at which the orchestrator calls the node. Only admins see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_api_target_url: Option<String>,
     /// Whether the orchestrator calls the node on the tunnel that the node opens, in place of a URL.

@@ -260,6 +260,9 @@ pub struct SignalExec {
 /// Answer of `POST …/stdin`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct StdinTaken {
-    /// Bytes that the command's stdin took.
+    /// Bytes that the command's stdin took, also those that it had got before.
     pub bytes: u64,
+    /// Bytes that it has got by all calls with `offset`, where this was one; absent from a node of an earlier release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
 }

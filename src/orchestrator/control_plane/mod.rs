@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::{
-        PAYLOAD_VERSION,
+        PAYLOAD_VERSION, UNREACHABLE_HEADER,
         audit::{AuditAction, AuditEvent},
         error::ApiError,
         nodes::{
@@ -33,7 +33,7 @@ use crate::{
     identity::NodeCredential,
     store::Node,
 };
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -172,7 +172,20 @@ async fn report(state: Arc<AppState>, mut request: Request) -> Reply {
         .check_worker_address(&request, &mut report, "")
         .await?;
     node_registration::report(&state, &node, report, &origin).await?;
-    response::no_content()
+    let mut response = response::no_content()?;
+    // The node would see it nowhere else: its own calls arrive.
+    if let Some(reason) = state.nodes.reachability.failure(node.id)
+        && let Ok(reason) = HeaderValue::try_from(header_text(&reason.for_admins()))
+    {
+        response.headers_mut().insert(UNREACHABLE_HEADER, reason);
+    }
+    Ok(response)
+}
+
+/// Text as a header can have it.
+fn header_text(text: &str) -> String {
+    let is_printable = |c: char| c == ' ' || c.is_ascii_graphic();
+    text.replace(|c: char| !is_printable(c), "?")
 }
 
 async fn config(state: Arc<AppState>, mut request: Request) -> Reply {

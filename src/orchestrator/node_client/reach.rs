@@ -10,6 +10,7 @@ use crate::{
     orchestrator::reason::{Reason, sanitize},
 };
 use http::{Method, StatusCode};
+use serde::{Deserialize, de::IgnoredAny};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -22,29 +23,53 @@ const NOT_CALLED: &str = "the orchestrator can't call it";
 const PORT_ADVICE: &str = "open that port to the orchestrator, or start the node with --advertise-url and an address \
     under which the orchestrator reaches it";
 
+/// Proof that a probe demands of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::orchestrator) enum Proof {
+    /// List of jobs, which every node of cynode answers: another HTTP service at the address does not pass.
+    JobList,
+    /// Any answer that does not refuse the call: nodes of other implementations may lack the list.
+    AnyAnswer,
+}
+
+/// List of jobs as far as a probe reads it: what it lists does not count.
+#[derive(Deserialize)]
+struct JobListShape {
+    #[serde(rename = "jobs")]
+    _jobs: Vec<IgnoredAny>,
+}
+
 impl NodeClient<'_> {
-    /// Lists the jobs of the node, to find out whether calls arrive there; of the list, only the head is read. Fails
-    /// with the reason for which they don't.
+    /// Lists the jobs of the node, to find out whether calls arrive there. Fails with the reason for which they don't.
     ///
-    /// Other implementations may lack the call. So 501 and any answer below 500 show that the node can be reached, except
-    /// one that refuses the token or the name. Another HTTP service at that address may pass, too: its 404 is the same.
-    pub(in crate::orchestrator) async fn check_reach(&self) -> Result<(), Reason> {
-        let answer = match (self.probe(&self.tokens.newest).await, &self.tokens.applied) {
+    /// Other implementations may lack the call. So with [`Proof::AnyAnswer`] 501 and any answer below 500 show that the
+    /// node can be reached, except one that refuses the token or the name; another HTTP service at that address passes,
+    /// too, since its 404 is the same. With [`Proof::JobList`] only the list and a worker's own refusal for now do.
+    pub(in crate::orchestrator) async fn check_reach(&self, proof: Proof) -> Result<(), Reason> {
+        let newest = self.probe(&self.tokens.newest, proof).await;
+        let answer = match (newest, &self.tokens.applied) {
             (Err(error), Some(applied)) if error.status() == Some(StatusCode::UNAUTHORIZED) => {
-                self.probe(applied).await
+                self.probe(applied, proof).await
             }
             (answer, _) => answer,
         };
         let obstacle = answer
             .err()
-            .and_then(|error| obstacle(&self.base_url, &error));
+            .and_then(|error| obstacle(&self.base_url, &error, proof));
         obstacle.map_or(Ok(()), Err)
     }
 
-    async fn probe(&self, token: &str) -> Result<(), CallError> {
+    async fn probe(&self, token: &str, proof: Proof) -> Result<(), CallError> {
         let call = self.authorized_call(Method::GET, "", token);
-        match timeout(PROBE_TIMEOUT, call.open("application/json")).await {
-            Ok(answer) => answer.map(drop),
+        let answer = async {
+            let response = call.open("application/json").await?;
+            match proof {
+                Proof::JobList => response.document::<JobListShape>().await.map(drop),
+                Proof::AnyAnswer => Ok(()),
+            }
+        };
+        match timeout(PROBE_TIMEOUT, answer).await {
+            Ok(answer) => answer,
             Err(_) => Err(CallError::timed_out(&self.base_url, PROBE_TIMEOUT)),
         }
     }
@@ -52,7 +77,7 @@ impl NodeClient<'_> {
 
 /// Reason for which calls don't arrive at the node at `url`, by the error of one; `None` where they do. Its detail is for
 /// admins: the address, and what was found there.
-fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
+fn obstacle(url: &str, error: &CallError, proof: Proof) -> Option<Reason> {
     let (summary, detail) = match error {
         CallError::Untrusted { .. } => (NOT_REACHED, error.to_string()),
         CallError::Transport { reason, .. } if reason == NOT_CONNECTED => {
@@ -73,7 +98,7 @@ fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
         }
         CallError::Refused {
             status, problem, ..
-        } => (NOT_CALLED, refusal(url, *status, problem)?),
+        } => (NOT_CALLED, refusal(url, *status, problem, proof)?),
         CallError::Malformed { reason, .. } => {
             let detail =
                 format!("the answer at {url} is not valid ({reason}); check --advertise-url");
@@ -84,7 +109,7 @@ fn obstacle(url: &str, error: &CallError) -> Option<Reason> {
 }
 
 /// Detail of an answer with this status that shows no way to the node; `None` where it shows one.
-fn refusal(url: &str, status: StatusCode, problem: &ProblemBody) -> Option<String> {
+fn refusal(url: &str, status: StatusCode, problem: &ProblemBody, proof: Proof) -> Option<String> {
     match status.as_u16() {
         401 | 403 => Some(format!(
             "its Worker API at {url} does not accept the token of this orchestrator ({status}); check that \
@@ -95,10 +120,14 @@ fn refusal(url: &str, status: StatusCode, problem: &ProblemBody) -> Option<Strin
              --advertise-url"
         )),
         // The node is there, by its own words.
-        503 | 507 if !problem.slug().is_empty() => None,
+        429 | 503 | 507 if !problem.slug().is_empty() => None,
         // 501 comes from a server without the call.
         500 | 502.. => Some(format!(
             "the answer at {url} is {status}; check the log of the node, and the proxy in between if there is one"
+        )),
+        _ if proof == Proof::JobList => Some(format!(
+            "the answer at {url} is {status}, which no worker of cynode gives; another service listens there: start the \
+             node with the URL of its own Worker API in --advertise-url"
         )),
         _ => None,
     }
@@ -135,6 +164,10 @@ mod tests {
     }
 
     fn refused(status: u16, kind: &str) -> Option<Reason> {
+        refused_to(Proof::AnyAnswer, status, kind)
+    }
+
+    fn refused_to(proof: Proof, status: u16, kind: &str) -> Option<Reason> {
         let error = CallError::Refused {
             url: URL.to_owned(),
             status: StatusCode::from_u16(status).unwrap(),
@@ -148,7 +181,7 @@ mod tests {
                 missing: Vec::new(),
             }),
         };
-        obstacle(URL, &error)
+        obstacle(URL, &error, proof)
     }
 
     #[test]
@@ -161,7 +194,7 @@ mod tests {
             ("tcp connect error: deadline has elapsed", "timed out"),
             ("no data for 8 s", "timed out"),
         ] {
-            let reason = obstacle(URL, &transport(reason)).unwrap();
+            let reason = obstacle(URL, &transport(reason), Proof::JobList).unwrap();
             let text = reason.for_admins();
             let expected = format!("{NOT_REACHED}: {words} at {URL}; open that port");
             assert!(text.contains(&expected), "{text}");
@@ -169,13 +202,18 @@ mod tests {
             assert_eq!(reason.to_string(), NOT_REACHED, "others see no address");
         }
         let special = transport("a loopback address; start the node with --advertise-url");
-        let text = obstacle(URL, &special).unwrap().for_admins();
+        let text = obstacle(URL, &special, Proof::JobList)
+            .unwrap()
+            .for_admins();
         assert_eq!(text.matches("--advertise-url").count(), 1, "{text}");
     }
 
     #[test]
     fn tunnel_needs_no_port() {
-        let reason = |text: &str| obstacle(TUNNEL_URL, &transport(text)).unwrap().for_admins();
+        let reason = |text: &str| {
+            let found = obstacle(TUNNEL_URL, &transport(text), Proof::JobList);
+            found.unwrap().for_admins()
+        };
         assert_eq!(reason(NOT_CONNECTED), NOT_CONNECTED);
         assert_eq!(
             reason("no data for 8 s"),
@@ -199,5 +237,27 @@ mod tests {
             let text = refused(status, &own).unwrap().for_admins();
             assert!(text.contains("does not accept the token"), "{text}");
         }
+    }
+
+    #[test]
+    fn cynode_node_proves_itself() {
+        let own = format!("{TYPE_BASE}x");
+        for status in [429, 503, 507] {
+            assert_eq!(refused_to(Proof::JobList, status, &own), None, "{status}");
+        }
+        // An orchestrator answers 404 in the same words.
+        for (status, kind) in [(404, ""), (404, &*own), (405, ""), (429, ""), (501, "")] {
+            let text = refused_to(Proof::JobList, status, kind)
+                .unwrap()
+                .for_admins();
+            assert!(text.contains("another service listens there"), "{text}");
+            assert!(text.contains("--advertise-url"), "{text}");
+        }
+        let page = CallError::Malformed {
+            url: URL.to_owned(),
+            reason: "expected value".to_owned(),
+        };
+        let text = obstacle(URL, &page, Proof::JobList).unwrap().for_admins();
+        assert!(text.contains("check --advertise-url"), "{text}");
     }
 }

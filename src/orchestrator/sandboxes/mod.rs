@@ -24,7 +24,7 @@ pub(super) use claims::SnapshotClaims;
 pub(super) use limits::PassLimits;
 pub(super) use pass::{PassCaller, PassedCall, exec, pass, terminal};
 pub(super) use snapshot::take as take_snapshot;
-pub(super) use snapshot_jobs::fail_if_deleted;
+pub(super) use snapshot_jobs::{MissingSnapshots, fail_if_deleted, fail_orphaned};
 pub(super) use snapshot_list::list as list_snapshots;
 pub(super) use snapshots::{
     DeleteSnapshot, check_known as check_snapshot, delete as delete_snapshot,

@@ -3,6 +3,9 @@
 //! No other node can run them, so without their snapshot they would stay queued for ever. A job that is queued while the
 //! snapshot is being deleted ends as well: its creation looks at the snapshot before the job is stored, and again after
 //! that. One of both calls sees the other, since the deletion fails jobs after the snapshot is gone.
+//!
+//! A job that ran when its snapshot was deleted may be queued again, and a node may be forgotten with its snapshots or lose
+//! them. Those jobs are found by a sweep.
 
 use super::snapshots::is_known;
 use crate::{
@@ -16,6 +19,11 @@ use crate::{
     orchestrator::{AppState, refusals},
     store::{SnapshotWaiter, StoreError},
 };
+use std::collections::BTreeSet;
+
+/// Snapshots of users that no node had at the last sweep, though jobs wait for them.
+#[derive(Default)]
+pub(in crate::orchestrator) struct MissingSnapshots(BTreeSet<(UserId, String)>);
 
 /// Number of waiting tasks and sandboxes that an error names.
 const NAMED_LIMIT: usize = 3;
@@ -77,7 +85,8 @@ pub(in crate::orchestrator) async fn fail_if_deleted(state: &AppState, user: Use
 
 /// Fails the queued jobs of a user that wait for the snapshot of this name, which was deleted, unless a node has it still.
 pub(super) async fn fail_waiting(state: &AppState, user: UserId, name: &str) {
-    if let Err(error) = try_fail_waiting(state, user, name).await {
+    let summary = format!("its image {PREFIX}{name} was deleted before it started");
+    if let Err(error) = try_fail_waiting(state, user, name, &summary).await {
         let error = errors::chain(&error);
         tracing::warn!(
             error,
@@ -86,7 +95,55 @@ pub(super) async fn fail_waiting(state: &AppState, user: UserId, name: &str) {
     }
 }
 
-async fn try_fail_waiting(state: &AppState, user: UserId, name: &str) -> Result<(), StoreError> {
+/// Fails queued jobs whose snapshot no node has any more, at this sweep and the one before: a node that was forgotten may
+/// register again within seconds. Nodes are asked only about snapshots that no report names; a node that does not answer
+/// may have them.
+pub(in crate::orchestrator) async fn fail_orphaned(
+    state: &AppState,
+    missing: &mut MissingSnapshots,
+) -> Result<(), StoreError> {
+    let before = std::mem::take(&mut missing.0);
+    let lanes = state.store.lane_list_of_snapshots().into_iter();
+    let wanted = lanes.filter_map(|lane| {
+        let image = lane.placement.snapshot()?.to_owned();
+        Some((lane.user, image))
+    });
+    let wanted: BTreeSet<(UserId, String)> = wanted.collect();
+    for (user, image) in wanted {
+        let Some((_, name)) = user_and_name(&image) else {
+            continue;
+        };
+        let known = is_known(state, user, &image).await;
+        match known {
+            Ok(Some(false)) if !before.contains(&(user, image.clone())) => {
+                missing.0.insert((user, image));
+            }
+            Ok(Some(false)) => {
+                let summary = format!(
+                    "no node has its image {PREFIX}{name} any more: the snapshot was deleted, or its node was forgotten"
+                );
+                try_fail_waiting(state, user, name, &summary).await?;
+            }
+            Ok(Some(true) | None) => {}
+            Err(error) => {
+                let reason = &error.problem().detail;
+                tracing::debug!(
+                    image,
+                    reason,
+                    "snapshot of queued jobs not looked up; retrying"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn try_fail_waiting(
+    state: &AppState,
+    user: UserId,
+    name: &str,
+    summary: &str,
+) -> Result<(), StoreError> {
     let image = image_of(user, name);
     let nodes = state.store.node_list().await?;
     if nodes
@@ -95,13 +152,12 @@ async fn try_fail_waiting(state: &AppState, user: UserId, name: &str) -> Result<
     {
         return Ok(());
     }
-    let summary = format!("its image {PREFIX}{name} was deleted before it started");
     for lane in state.store.lane_list_of_snapshot(user, &image) {
         // A read has a limit; jobs that ended are not in the next one.
         loop {
             let mut has_ended = false;
             for job in state.store.lane_refusals(lane.clone()).await? {
-                has_ended |= refusals::fail(state, &job, &summary, Time::now()).await?;
+                has_ended |= refusals::fail(state, &job, summary, Time::now()).await?;
             }
             if !has_ended {
                 break;

@@ -19,6 +19,12 @@ impl Store {
         lanes
     }
 
+    /// Lanes of the jobs of all users that start from a snapshot; some may be empty.
+    pub fn lane_list_of_snapshots(&self) -> Vec<Lane> {
+        self.lanes
+            .filter(|placement| placement.snapshot().is_some())
+    }
+
     /// Queued tasks and sandboxes of these lanes, at most `limit`.
     pub async fn snapshot_waiters(
         &self,

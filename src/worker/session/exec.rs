@@ -24,7 +24,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -50,6 +50,8 @@ pub(super) struct RunningExec {
     pub(super) control: ExecControl,
     /// Its stdin, while that is open.
     pub(super) stdin: Arc<AsyncMutex<Option<pipe::Sender>>>,
+    /// Bytes of stdin from calls with an offset; changed only by the holder of `stdin`.
+    pub(super) numbered_bytes: AtomicU64,
     /// Whether a call has sent it a signal.
     pub(super) is_signaled: AtomicBool,
     recorder: Mutex<ExecRecorder>,
@@ -108,6 +110,7 @@ fn start_recorded(
     let running = Arc::new(RunningExec {
         control: handle.control(),
         stdin: open,
+        numbered_bytes: AtomicU64::new(0),
         is_signaled: AtomicBool::new(false),
         recorder: recorder.into(),
         has_ended: watch::Sender::new(false),

@@ -37,6 +37,9 @@ pub(in crate::worker) enum SessionRequest {
         exec_id: ExecId,
         /// Whether stdin ends behind it.
         eof: bool,
+        /// Bytes that calls with this field have sent before: what the exec has got of them already is not written again.
+        #[serde(default)]
+        offset: Option<u64>,
     },
     /// Send a signal to the process group of an exec.
     Signal { exec_id: ExecId, signal: i32 },
@@ -92,7 +95,14 @@ pub(in crate::worker) enum SessionReply {
     /// State of the sandbox.
     State { state: SessionState },
     /// So many bytes went into stdin.
-    StdinTaken { bytes: u64 },
+    StdinTaken {
+        bytes: u64,
+        /// Bytes of all calls with an offset, where this was one; absent from a shim of an earlier release.
+        #[serde(default)]
+        offset: Option<u64>,
+    },
+    /// Bytes before those of the call are missing: the exec has got so many.
+    StdinMisplaced { received: u64 },
     /// The exec reads its stdin no more, or has none that stays open; so many bytes went into it before.
     StdinClosed { bytes: u64 },
     /// No exec has this id.

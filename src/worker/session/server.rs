@@ -181,8 +181,12 @@ impl Session {
             SessionRequest::Resize { exec_id, size } => self.resize(exec_id, size),
             SessionRequest::Renew { lifetime_seconds } => self.renew(lifetime_seconds),
             SessionRequest::State => self.state(),
-            SessionRequest::Stdin { exec_id, eof } => {
-                return self.receive_stdin(stream, exec_id, eof).await;
+            SessionRequest::Stdin {
+                exec_id,
+                eof,
+                offset,
+            } => {
+                return self.receive_stdin(stream, exec_id, eof, offset).await;
             }
             SessionRequest::Files => return self.serve_files(stream).await,
         };

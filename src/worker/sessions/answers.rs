@@ -71,6 +71,9 @@ pub(super) fn refused(reply: SessionReply) -> Problem {
         SessionReply::StdinClosed { .. } => conflict(
             "the exec takes no stdin: it has closed it, or was started without interactive: true",
         ),
+        SessionReply::StdinMisplaced { received } => conflict(&format!(
+            "bytes before these are missing: the exec has got {received}; send from there, with offset={received}"
+        )),
         SessionReply::TooManyExecs => {
             let detail = "as many execs or file calls run in this sandbox as it may have; wait until some have ended";
             Problem::new(ProblemKind::TooManyRequests, detail).retry_after(RETRY_AFTER_SECONDS)

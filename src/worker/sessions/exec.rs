@@ -90,7 +90,8 @@ pub(super) async fn ensure_started(
 /// Call for an exec, once all of it is checked. Takes the large fields out.
 fn exec_call(start: &mut StartExec) -> Result<ExecCall, Problem> {
     if start.user.is_some() {
-        let detail = "can't be chosen: commands run as the user of the sandbox; leave it out";
+        let detail = "can't be chosen: commands run as the user of the image, which alone the sandbox has; leave it out, or \
+                      create the sandbox from an image with another USER";
         return Err(Problem::field("/user", detail));
     }
     let command = start.resolve_command()?;

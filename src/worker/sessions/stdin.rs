@@ -35,19 +35,25 @@ pub(super) async fn receive(api: Arc<Api>, request: Request) -> Reply {
 pub(super) async fn take(job: &Arc<Job>, mut request: Request) -> Reply {
     let exec_id = exec_id(&request)?;
     let is_last = request.query_as("eof", "true or false")?.unwrap_or(false);
+    let offset = request.query_as("offset", "the number of bytes before these")?;
     let mut body = request.chunks();
-    let bytes = send(job, exec_id, &mut body).await?;
+    let taken = send(job, exec_id, offset, &mut body).await?;
     // A call of its own, which a body that breaks off never reaches: the command must not take it for whole.
     if is_last {
         close(job, exec_id).await?;
     }
-    response::ok(&StdinTaken { bytes })
+    response::ok(&taken)
 }
 
 /// Sends a body to an exec's stdin, until the exec reads no more. Returns the number of bytes that it took.
-async fn send(job: &Arc<Job>, exec_id: ExecId, body: &mut BodyChunks) -> Result<u64, ApiError> {
+async fn send(
+    job: &Arc<Job>,
+    exec_id: ExecId,
+    offset: Option<u64>,
+    body: &mut BodyChunks,
+) -> Result<StdinTaken, ApiError> {
     let exec = execs::find(job, exec_id).await?;
-    let (mut read, mut write) = open(job, exec_id).await?;
+    let (mut read, mut write) = open(job, exec_id, offset).await?;
     let mut reply = pin!(read_frame::<SessionReply>(&mut read));
     let mut ended = pin!(ExecFollower::new(Arc::clone(job), exec).ended());
     let (early_reply, has_ended) = tokio::select! {
@@ -74,7 +80,7 @@ async fn send(job: &Arc<Job>, exec_id: ExecId, body: &mut BodyChunks) -> Result<
         }
     };
     match reply.map_err(|error| silent().caused_by(error))? {
-        SessionReply::StdinTaken { bytes } => Ok(bytes),
+        SessionReply::StdinTaken { bytes, offset } => Ok(StdinTaken { bytes, offset }),
         reply => Err(answers::refused(reply).into()),
     }
 }
@@ -109,7 +115,11 @@ async fn last_reply(
 /// Closes an exec's stdin. One that is closed already, or whose exec has ended, is no error: it took all.
 async fn close(job: &Arc<Job>, exec_id: ExecId) -> Result<(), ApiError> {
     let exec = execs::find(job, exec_id).await?;
-    let request = SessionRequest::Stdin { exec_id, eof: true };
+    let request = SessionRequest::Stdin {
+        exec_id,
+        eof: true,
+        offset: None,
+    };
     match socket::open(job, &request).await? {
         (SessionReply::Done, stream) => {
             let (mut read, mut write) = stream.into_split();
@@ -128,10 +138,12 @@ async fn close(job: &Arc<Job>, exec_id: ExecId) -> Result<(), ApiError> {
 pub(super) async fn open(
     job: &Arc<Job>,
     exec_id: ExecId,
+    offset: Option<u64>,
 ) -> Result<(OwnedReadHalf, OwnedWriteHalf), ApiError> {
     let request = SessionRequest::Stdin {
         exec_id,
         eof: false,
+        offset,
     };
     match socket::open(job, &request).await? {
         (SessionReply::Done, stream) => Ok(stream.into_split()),

@@ -123,6 +123,20 @@ fn doctor_uses_pin_of_its_node() {
     let file = corner.home.path().join("node.yaml");
     fs::write(&file, "orchestrator: {join_file: token}\n").unwrap();
     shows_pin(&["--config", file.to_str().unwrap()]);
+    // The variables of the node's unit do the same.
+    let path = corner.home.path().join("token");
+    let token = fs::read_to_string(&path).unwrap();
+    for (name, value) in [
+        ("CYNODE_JOIN", token.as_str()),
+        ("CYNODE_JOIN_FILE", path.to_str().unwrap()),
+    ] {
+        let report = corner.report_with(&[(name, value)]);
+        let (detail, _) = report.check("orchestrator", "ok");
+        assert!(detail.contains(&identity.pin), "{detail}");
+    }
+    let report = corner.report_with(&[("CYNODE_JOIN", "cyj_nonsense")]);
+    let (detail, _) = report.check("config", "fail");
+    assert!(detail.contains("join token"), "{detail}");
 
     let node = corner.data_dir().join("node");
     fs::create_dir_all(&node).unwrap();

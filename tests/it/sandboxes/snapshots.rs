@@ -304,3 +304,39 @@ fn job_of_snapshot_waits_for_its_node() {
         (shown["status"] == "running" && shown["node_slug"] == "box").then_some(())
     });
 }
+
+#[test]
+fn job_of_vanished_snapshot_ends() {
+    let stored = Stored::default();
+    let node = stored.clone();
+    let scene = scene(move |call, answer| node.answer(call, answer));
+    let admin = &scene.admin;
+    admin
+        .post("/v1/sandboxes", &json!({"name": "dev"}))
+        .json(201);
+    for name in ["base", "kept"] {
+        let snapshot = json!({"name": name});
+        admin
+            .post("/v1/sandboxes/dev/snapshot", &snapshot)
+            .json(201);
+    }
+    let create = |name: &str| {
+        let image = format!("snapshot:{name}");
+        let task = json!({"script": "true", "image": image, "node_labels": ["nowhere"]});
+        let task = admin.post("/v1/tasks", &task).json(201);
+        format!("/v1/tasks/{}", task["id"].as_str().unwrap())
+    };
+    let [task, kept] = ["base", "kept"].map(create);
+    // Lost at the node, so that no call of the User API ends the job.
+    let image = image_of(admin, "base");
+    stored.0.lock().unwrap().retain(|one| one["image"] != image);
+    report(&scene.node, &[]);
+    let summary = eventually("the task ends", || {
+        let shown = admin.get(&task).json(200);
+        (shown["status"] == "failed").then(|| shown["summary"].clone())
+    });
+    let summary = summary.as_str().unwrap();
+    let expected = "no node has its image snapshot:base any more";
+    assert!(summary.starts_with(expected), "{summary}");
+    assert_eq!(admin.get(&kept).json(200)["status"], "queued");
+}

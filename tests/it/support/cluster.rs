@@ -9,6 +9,7 @@ use super::{
 use serde_json::{Value, json};
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -384,5 +385,7 @@ pub(crate) fn wait_ready(orchestrator: &Orchestrator) {
 pub(crate) fn secret_file(home: &Path, name: &str, secret: &str) -> String {
     let path: PathBuf = home.join(format!("{name}.secret"));
     fs::write(&path, format!("{secret}\n")).unwrap();
+    // Else each role warns of it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path.to_str().unwrap().to_owned()
 }

@@ -104,6 +104,11 @@ fn execs(calls: &ExecCalls) -> Vec<Operation> {
             "Send bytes to the stdin of an exec, as fast as its command reads them",
         )
         .query("eof", "Whether stdin ends behind them.", schema_of::<bool>)
+        .query(
+            "offset",
+            "Bytes that calls with this parameter have sent before. With it, the same call may be sent again: what the command has got is not written twice.",
+            schema_of::<u64>,
+        )
         .octets()
         .returns::<StdinTaken>(),
         post(

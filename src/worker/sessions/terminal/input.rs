@@ -146,6 +146,7 @@ pub(super) async fn send(job: &Arc<Job>, exec_id: ExecId, mut input: mpsc::Recei
         let request = SessionRequest::Stdin {
             exec_id,
             eof: false,
+            offset: None,
         };
         let Ok((SessionReply::Done, mut stream)) = socket::open(job, &request).await else {
             continue;

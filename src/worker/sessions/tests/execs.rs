@@ -153,6 +153,16 @@ async fn follower_resumes_behind_its_last_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn user_of_exec_is_that_of_sandbox() {
+    let sandbox = Sandbox::start().await;
+    let body = json!({"command": ["print", "x"], "user": "root"});
+    let refused = sandbox.exec(body).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let text = refused.text();
+    assert!(text.contains("#/user") && text.contains("USER"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stdin_of_any_size_is_streamed() {
     let sandbox = Sandbox::start().await;
     let id = ExecId::new();

@@ -101,7 +101,7 @@ impl Shim {
         let goes_on = matches!(reply, SessionReply::Done);
         write_frame(&mut stream, &reply).await.unwrap();
         match request {
-            SessionRequest::Stdin { exec_id, eof } if goes_on => {
+            SessionRequest::Stdin { exec_id, eof, .. } if goes_on => {
                 self.receive_stdin(stream, exec_id, eof).await;
             }
             SessionRequest::Files => {
@@ -243,6 +243,10 @@ impl Shim {
             self.end(exec_id, 0);
         }
         // A caller that is gone needs no answer.
-        let _ = write_frame(&mut stream, &SessionReply::StdinTaken { bytes: taken }).await;
+        let reply = SessionReply::StdinTaken {
+            bytes: taken,
+            offset: None,
+        };
+        let _ = write_frame(&mut stream, &reply).await;
     }
 }
