@@ -6,6 +6,7 @@
 use super::{
     connection_info::ConnectionInfo,
     server::{HEADER_TIMEOUT, Shutdown, raw_answer, shutdown_requested},
+    tls_only::TLS_ONLY,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -72,7 +73,8 @@ async fn open(
 /// Answers a plain request that it has to use TLS.
 async fn advise(mut stream: TcpStream, connection: ConnectionInfo) -> io::Result<()> {
     let text = format!(
-        "this port speaks TLS only: use https:// in place of http://, as in https://{}; change passwords and tokens that you have sent to it over http://",
+        "{TLS_ONLY}: use https:// in place of http://, as in https://{}, and give the pin that the orchestrator prints at \
+         its start (--pin); change passwords, keys and tokens that you have sent to it over http://",
         connection.local
     );
     let problem = Problem::new(ProblemKind::InvalidRequest, text);

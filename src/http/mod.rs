@@ -28,6 +28,7 @@ pub mod resolve;
 pub mod response;
 pub mod router;
 pub mod server;
+pub mod tls_only;
 mod transport;
 pub mod tunnel;
 pub mod untrusted;

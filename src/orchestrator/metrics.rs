@@ -110,10 +110,10 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     let counts = counts?;
     let gauges = current_gauges(counts, &nodes);
     add_model_calls(&gauges, &state.models, &nodes);
-    if let Some(tls) = &state.tls {
+    if let Some(tls) = state.encryption.certificate() {
         let expiry = IntGauge::new(
             "cynode_tls_certificate_expiry_timestamp_seconds",
-            "Unix time at which the certificate of both listeners expires; a certificate of the orchestrator's own is renewed 30 days before.",
+            "Unix time at which the certificate of the encrypted listeners expires; a certificate of the orchestrator's own is renewed 30 days before.",
         );
         register(&gauges, expiry).set(tls.expiry().as_second());
     }
