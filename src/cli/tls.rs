@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 pub struct TlsFlags {
     /// on: encrypt both listeners, with a certificate that this orchestrator makes of itself unless --tls-cert gives
-    /// another; off: plain HTTP [default: on for Node API, and for a User API beyond loopback; with --tls-cert for both;
+    /// another; off: plain HTTP [default: on for the Node API, and for a User API beyond loopback; with --tls-cert for both;
     /// dev: only for listeners beyond loopback]
     #[arg(
         long,
