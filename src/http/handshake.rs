@@ -5,6 +5,7 @@
 
 use super::{
     connection_info::ConnectionInfo,
+    http2,
     server::{HEADER_TIMEOUT, Shutdown, raw_answer, shutdown_requested},
     tls_only::TLS_ONLY,
 };
@@ -49,6 +50,11 @@ pub(super) async fn accept(
             None
         }
     }
+}
+
+/// Whether the client has chosen HTTP/2.
+pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(http2::ALPN)
 }
 
 async fn open(

@@ -15,6 +15,7 @@ pub mod file;
 mod forward;
 mod handshake;
 pub mod host;
+mod http2;
 mod json_body;
 mod json_error;
 pub mod lines;

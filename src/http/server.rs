@@ -5,12 +5,13 @@
 //! connections are closed for new ones ([`connection_limiter`](super::connection_limiter)). Bytes that are
 //! no HTTP request get hyper's own answer, a 400 or 431 without a body.
 //!
-//! A listener speaks TLS or plain HTTP; the [`handshake`](super::handshake) counts as a slow head.
+//! A listener speaks TLS or plain HTTP; the [`handshake`](super::handshake) counts as a slow head. Over TLS a client may choose
+//! [HTTP/2](super::http2), where the listener offers it.
 
 use super::{
     connection_info::ConnectionInfo,
     connection_limiter::ConnectionPermit,
-    handshake,
+    handshake, http2,
     listener_policy::ListenerPolicy,
     request::RequestContext,
     response::{Response, hold_until_sent},
@@ -45,9 +46,9 @@ use uuid::Uuid;
 /// Time for the head of a request to arrive, and for a TLS handshake; also how long an idle connection is kept.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the client to read what is sent. The reader of a stream that is slower reconnects and resumes.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time that a shutdown waits for requests in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that a shutdown waits for connections that it has cut.
@@ -120,6 +121,12 @@ pub async fn serve<S: Send + Sync + 'static>(
             None => serve_stream(stream, router, policy, held, address, connection, drain).boxed(),
             Some(tls) => async move {
                 match handshake::accept(stream, &tls, connection, drain.clone()).await {
+                    Some(stream) if handshake::is_http2(&stream) => {
+                        http2::serve_stream(
+                            stream, router, policy, held, address, connection, drain,
+                        )
+                        .await
+                    }
                     Some(stream) => {
                         serve_stream(stream, router, policy, held, address, connection, drain).await
                     }

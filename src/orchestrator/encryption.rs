@@ -50,7 +50,7 @@ impl TlsSettings {
 
 /// TLS of each listener; `None` for plain HTTP. Both show the same certificate.
 pub(super) struct Encryption {
-    /// TLS of the gateway.
+    /// TLS of the gateway, which offers HTTP/2: many of its clients are browsers and libraries that gain by it.
     pub(super) gateway: Option<ServerTls>,
     /// TLS of the control plane.
     pub(super) control: Option<ServerTls>,
@@ -115,7 +115,7 @@ pub(super) async fn open(
     }
     let tls = open_certificate(data_dir, settings).await?;
     Ok(Encryption {
-        gateway: coverage.gateway.then(|| tls.clone()),
+        gateway: coverage.gateway.then(|| tls.with_http2()),
         control: coverage.control.then_some(tls),
     })
 }

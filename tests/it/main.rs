@@ -50,6 +50,7 @@ mod help;
 mod host_settings;
 mod hostile_images;
 mod hosts;
+mod http2;
 mod hung_disk;
 mod image_gc;
 mod image_push;
