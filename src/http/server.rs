@@ -41,6 +41,7 @@ use tokio::{
     sync::watch,
 };
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 /// Time for the head of a request to arrive, and for a TLS handshake; also how long an idle connection is kept.
@@ -121,14 +122,9 @@ pub async fn serve<S: Send + Sync + 'static>(
             None => serve_stream(stream, router, policy, held, address, connection, drain).boxed(),
             Some(tls) => async move {
                 match handshake::accept(stream, &tls, connection, drain.clone()).await {
-                    Some(stream) if handshake::is_http2(&stream) => {
-                        http2::serve_stream(
-                            stream, router, policy, held, address, connection, drain,
-                        )
-                        .await
-                    }
                     Some(stream) => {
-                        serve_stream(stream, router, policy, held, address, connection, drain).await
+                        serve_encrypted(stream, router, policy, held, address, connection, drain)
+                            .await
                     }
                     None => Ok(()),
                 }
@@ -151,6 +147,23 @@ pub async fn serve<S: Send + Sync + 'static>(
         // Their answers end now, and record that before the role does.
         let _ = tokio::time::timeout(CUT_TIMEOUT, cut.closed()).await;
     }
+}
+
+/// Serves an encrypted connection, by the protocol that its client has chosen.
+async fn serve_encrypted<S: Send + Sync + 'static>(
+    stream: TlsStream<TcpStream>,
+    router: Router<S>,
+    policy: ListenerPolicy,
+    permit: Arc<ConnectionPermit>,
+    listener: SocketAddr,
+    connection: ConnectionInfo,
+    drain: Shutdown,
+) -> hyper::Result<()> {
+    if handshake::is_http2(&stream) {
+        return http2::serve_stream(stream, router, policy, permit, listener, connection, drain)
+            .await;
+    }
+    serve_stream(stream, router, policy, permit, listener, connection, drain).await
 }
 
 /// Serves a connection until it ends, or all are cut.

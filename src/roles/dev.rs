@@ -29,15 +29,11 @@ const JOB_ENDS_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn dev(args: DevArgs) -> Result<(), Failure> {
     let notices = notices("dev", Some(&args.psk))?;
     let data_dir = open_data_dir(&args.state)?;
-    let has_image = args.flags.inference_image.is_some();
-    let inference = inference_settings(
-        &args.inference,
-        if has_image {
-            InferenceMode::Auto
-        } else {
-            InferenceMode::Off
-        },
-    );
+    let mode = match args.flags.inference_image {
+        Some(_) => InferenceMode::Auto,
+        None => InferenceMode::Off,
+    };
+    let inference = inference_settings(&args.inference, mode);
     let settings = orchestrator::Settings {
         control_listen: args.control_listen,
         require_inference: match inference.mode {
