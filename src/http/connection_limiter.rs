@@ -16,6 +16,8 @@
 //! authorized request is never evicted. So one account gets only a share of the connections.
 //!
 //! The sole client of a listener counts for no network, since others may share its network.
+//!
+//! An open stream of [HTTP/2](super::http2) counts as a connection, besides the one that carries it.
 
 use super::budget::Account;
 use crate::{
