@@ -3,7 +3,7 @@
 use crate::support::{
     Node, Orchestrator,
     cluster::{finish, wait_ready},
-    eventually,
+    eventually, lasting_port,
     process::{Done, run},
     server::{Server, role},
     tls::{get, pin_at},
@@ -146,7 +146,9 @@ fn client(home: &Path, orchestrator: &Orchestrator, token: &str, arguments: &[&s
 #[test]
 fn running_job_survives_switch_to_tls() {
     let home = tempfile::tempdir().unwrap();
-    let mut orchestrator = Orchestrator::start(home.path(), &["--tls", "off"]);
+    let addresses = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let at = [addresses[0].as_str(), addresses[1].as_str()];
+    let mut orchestrator = Orchestrator::start_at(home.path(), at, &["--tls", "off"]);
     let url = orchestrator.control_url.clone();
     let mut node = Node::start(home.path(), "box", &url, &[]);
     wait_ready(&orchestrator);
@@ -165,11 +167,8 @@ fn running_job_survives_switch_to_tls() {
     });
 
     // First the orchestrator: its nodes go on with their jobs, and say what is missing.
-    let addresses =
-        [&orchestrator.gateway, &orchestrator.control].map(|api| api.address().to_owned());
     assert_eq!(orchestrator.process.terminate(), 0);
-    let again = [addresses[0].as_str(), addresses[1].as_str()];
-    orchestrator = Orchestrator::start_default(home.path(), again, &[]);
+    orchestrator = Orchestrator::start_default(home.path(), at, &[]);
     eventually("the node says to use https://", || {
         node.process.assert_runs();
         let log = node.process.stderr();
