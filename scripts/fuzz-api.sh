@@ -33,7 +33,7 @@ trap end EXIT
 # No secret in an argument list, not even a temporary one.
 (umask 077; head -c 24 /dev/urandom | base64 >"$work/password"; head -c 24 /dev/urandom | base64 >"$work/psk")
 env -i PATH="$PATH" "$binary" serve-orchestrator --data-dir "$work/data" --require-inference false --user-rate 0 \
-  --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 \
+  --gateway-listen 127.0.0.1:0 --control-listen 127.0.0.1:0 --tls off \
   --admin-password-file "$work/password" --psk-file "$work/psk" >"$work/log" 2>&1 &
 orchestrator=$!
 

@@ -74,7 +74,9 @@ pub fn orchestrator(data_dir: &Path) -> Command {
         ])
         .args(["--default-image", image()])
         .env("CYNODE_ADMIN_PASSWORD", PASSWORD)
-        .env("CYNODE_PSK", PSK);
+        .env("CYNODE_PSK", PSK)
+        // The calls of the benches are plain. Binaries that know no TLS ignore the variable.
+        .env("CYNODE_TLS", "off");
     command
 }
 

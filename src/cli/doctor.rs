@@ -18,7 +18,7 @@ pub struct DoctorArgs {
     /// Node settings in YAML [default: /etc/cynode/node.yaml, if it exists]
     #[arg(long, env = "CYNODE_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Check that this control plane can be reached, such as http://192.168.1.5:12082
+    /// Check that this control plane can be reached, such as https://192.168.1.5:12082
     #[arg(
         long,
         env = "CYNODE_ORCHESTRATOR",

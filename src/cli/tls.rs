@@ -4,11 +4,12 @@ use super::Switch;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Encryption of an orchestrator's listeners.
+/// Encryption of an orchestrator's listeners. Without `--tls` there is a default of each role, which is not `on`.
 #[derive(Args, Debug)]
 pub struct TlsFlags {
-    /// Encrypt both listeners, with a certificate that this orchestrator makes of itself unless --tls-cert gives
-    /// another; off: plain HTTP [default: off, or on with --tls-cert]
+    /// on: encrypt both listeners, with a certificate that this orchestrator makes of itself unless --tls-cert gives
+    /// another; off: plain HTTP [default: on for the Node API, and for a User API beyond loopback; with --tls-cert for both;
+    /// dev: only for listeners beyond loopback]
     #[arg(
         long,
         env = "CYNODE_TLS",

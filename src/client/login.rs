@@ -17,7 +17,7 @@ pub fn login(args: LoginArgs) -> Result<(), Failure> {
     if tls::is_exposed(&api.url) {
         print::note(&format!(
             "warning: {} is not encrypted: your password and output can be read on the network; start the orchestrator \
-             with --tls on and write https:// in the URL",
+             without --tls off and write https:// in the URL",
             api.url
         ));
     }

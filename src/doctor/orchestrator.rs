@@ -5,7 +5,10 @@ use super::{Check, Status, certificate::add_certificate};
 use crate::{
     api::nodes::check_url,
     cli::TrustFlags,
-    http::client::{CallError, Client, ProbeResponse},
+    http::{
+        client::{CallError, Client, ProbeResponse},
+        tls_only::is_tls_only,
+    },
     orchestrator,
     tls::{self, Trust},
 };
@@ -35,7 +38,7 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
         ];
     };
     if let Err(problem) = check_url("", url) {
-        let fix = "write it as http://192.168.1.5:12082";
+        let fix = "write it as https://192.168.1.5:12082";
         return [
             Check::fail(NAME, format!("{url:?} {}", problem.detail), fix),
             Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
@@ -63,6 +66,10 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
         .await;
     let took = began.elapsed();
     match look {
+        Ok(look) if !tls::is_encrypted(url) && is_tls_only(look.status, &look.body_start) => [
+            tls_only(url),
+            Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
+        ],
         Ok(look) => {
             // The answer was sent about midway through the call.
             let middle = Timestamp::now() - took / 2;
@@ -77,6 +84,15 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
             Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ],
     }
+}
+
+/// Result for an `http://` URL at a port that speaks TLS.
+fn tls_only(url: &str) -> Check {
+    Check::fail(
+        NAME,
+        format!("{url} speaks TLS only"),
+        "write https:// in the URL, and give the pin that the orchestrator prints at its start (--pin), here and to the node",
+    )
 }
 
 fn not_reached(url: &str, error: &CallError) -> Check {
@@ -116,7 +132,7 @@ fn reached(url: &str, look: &ProbeResponse, took: Duration) -> Check {
             "{url} answers, but is not the control plane of an orchestrator ({})",
             look.status
         ),
-        "name the control plane with --orchestrator, such as http://192.168.1.5:12082 (port 12080 is for users, 12090 for Worker APIs)",
+        "name the control plane with --orchestrator, such as https://192.168.1.5:12082 (port 12080 is for users, 12090 for Worker APIs)",
     )
 }
 

@@ -1,5 +1,6 @@
 //! Errors of calls to other roles.
 
+use super::tls_only::is_tls_only;
 use crate::{
     api::problem::{ProblemBody, ProblemKind},
     errors,
@@ -85,6 +86,18 @@ impl CallError {
         };
         let mut kinds = ProblemKind::ALL.iter().copied();
         kinds.find(|kind| kind.slug() == problem.slug() && kind.status() == status.as_u16())
+    }
+
+    /// Whether the peer speaks TLS only, and this call did not.
+    pub fn is_tls_only(&self) -> bool {
+        match self {
+            Self::Refused {
+                url,
+                status,
+                problem,
+            } => !tls::is_encrypted(url) && is_tls_only(*status, &problem.detail),
+            _ => false,
+        }
     }
 
     /// HTTP status of a refusal.

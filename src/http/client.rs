@@ -8,6 +8,7 @@ use super::{
     client_response::{ByteStream, ClientResponse, JsonLines, collect},
     json_body::parse_json,
     resolve::AddressGuard,
+    tls_only::unknown_reason,
     transport::Transport,
     tunnel::TunnelLink,
 };
@@ -367,7 +368,7 @@ pub(super) async fn refusal(
         kind: String::new(),
         title: String::new(),
         status: status.as_u16(),
-        detail: "no reason given; check that this is the address of a cynode".to_owned(),
+        detail: unknown_reason(status, &bytes),
         instance: String::new(),
         errors: Vec::new(),
         missing: Vec::new(),

@@ -16,6 +16,8 @@
 //! authorized request is never evicted. So one account gets only a share of the connections.
 //!
 //! The sole client of a listener counts for no network, since others may share its network.
+//!
+//! An open stream of [HTTP/2](super::http2) counts as a connection, besides the one that carries it.
 
 use super::budget::Account;
 use crate::{
@@ -171,6 +173,7 @@ impl ConnectionLimiter {
             id,
             network,
             eviction,
+            connection: None,
             limiter: self.clone(),
         })
     }
@@ -246,10 +249,23 @@ pub(super) struct ConnectionPermit {
     id: u64,
     network: IpAddr,
     eviction: Arc<Notify>,
+    /// Connection of which this is a stream.
+    connection: Option<Arc<ConnectionPermit>>,
     limiter: ConnectionLimiter,
 }
 
 impl ConnectionPermit {
+    /// Same permit, for a stream of HTTP/2 on this connection. Its credentials count for the connection, too, and its
+    /// eviction ends the connection: nothing else ends a stream that the peer does not read.
+    pub(super) fn of_stream(mut self, connection: &Arc<Self>) -> Self {
+        self.eviction = Arc::clone(&connection.eviction);
+        if let Some(entry) = self.limiter.table.lock().open.get_mut(&self.id) {
+            entry.eviction = Arc::clone(&connection.eviction);
+        }
+        self.connection = Some(Arc::clone(connection));
+        self
+    }
+
     /// Marks the arrival of a request's head, with or without a body to come. Dropping the returned guard marks
     /// the request as answered.
     pub(super) fn begin_request(self: &Arc<Self>, has_body: bool) -> InFlightRequest {
@@ -324,6 +340,9 @@ impl ConnectionPermit {
     }
 
     fn authorize_at(&self, now: Instant) {
+        if let Some(connection) = &self.connection {
+            connection.authorize_at(now);
+        }
         let mut table = self.limiter.table.lock();
         table.remember(self.network, now);
         if let Some(entry) = table.open.get_mut(&self.id) {

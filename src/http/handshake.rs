@@ -5,7 +5,9 @@
 
 use super::{
     connection_info::ConnectionInfo,
+    http2,
     server::{HEADER_TIMEOUT, Shutdown, raw_answer, shutdown_requested},
+    tls_only::TLS_ONLY,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -50,6 +52,11 @@ pub(super) async fn accept(
     }
 }
 
+/// Whether the client has chosen HTTP/2.
+pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(http2::ALPN)
+}
+
 async fn open(
     stream: TcpStream,
     tls: &ServerTls,
@@ -72,7 +79,8 @@ async fn open(
 /// Answers a plain request that it has to use TLS.
 async fn advise(mut stream: TcpStream, connection: ConnectionInfo) -> io::Result<()> {
     let text = format!(
-        "this port speaks TLS only: use https:// in place of http://, as in https://{}; change passwords and tokens that you have sent to it over http://",
+        "{TLS_ONLY}: use https:// in place of http://, as in https://{}, and give the pin that the orchestrator prints at \
+         its start (--pin); change passwords, keys and tokens that you have sent to it over http://",
         connection.local
     );
     let problem = Problem::new(ProblemKind::InvalidRequest, text);

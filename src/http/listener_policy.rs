@@ -74,6 +74,15 @@ impl ListenerPolicy {
         self.limiter.acquire(peer, is_trusted, Instant::now())
     }
 
+    /// Permit for a stream on this connection from `peer`, which counts as one more connection.
+    pub(super) fn acquire_stream(
+        &self,
+        connection: &Arc<ConnectionPermit>,
+        peer: IpAddr,
+    ) -> Option<ConnectionPermit> {
+        Some(self.acquire(peer)?.of_stream(connection))
+    }
+
     /// Authority that a request names. Fails with 400 where HTTP/1.1 names none, and with 421 where a listener on
     /// loopback does not accept the name, unless a trusted proxy sends it.
     pub(super) fn authority<B>(

@@ -5,12 +5,13 @@
 //! connections are closed for new ones ([`connection_limiter`](super::connection_limiter)). Bytes that are
 //! no HTTP request get hyper's own answer, a 400 or 431 without a body.
 //!
-//! A listener speaks TLS or plain HTTP; the [`handshake`](super::handshake) counts as a slow head.
+//! A listener speaks TLS or plain HTTP; the [`handshake`](super::handshake) counts as a slow head. Over TLS a client may choose
+//! [HTTP/2](super::http2), where the listener offers it.
 
 use super::{
     connection_info::ConnectionInfo,
     connection_limiter::ConnectionPermit,
-    handshake,
+    handshake, http2,
     listener_policy::ListenerPolicy,
     request::RequestContext,
     response::{Response, hold_until_sent},
@@ -40,14 +41,15 @@ use tokio::{
     sync::watch,
 };
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 /// Time for the head of a request to arrive, and for a TLS handshake; also how long an idle connection is kept.
 pub(super) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the client to read what is sent. The reader of a stream that is slower reconnects and resumes.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time that a shutdown waits for requests in flight.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time that a shutdown waits for connections that it has cut.
@@ -121,7 +123,8 @@ pub async fn serve<S: Send + Sync + 'static>(
             Some(tls) => async move {
                 match handshake::accept(stream, &tls, connection, drain.clone()).await {
                     Some(stream) => {
-                        serve_stream(stream, router, policy, held, address, connection, drain).await
+                        serve_encrypted(stream, router, policy, held, address, connection, drain)
+                            .await
                     }
                     None => Ok(()),
                 }
@@ -144,6 +147,23 @@ pub async fn serve<S: Send + Sync + 'static>(
         // Their answers end now, and record that before the role does.
         let _ = tokio::time::timeout(CUT_TIMEOUT, cut.closed()).await;
     }
+}
+
+/// Serves an encrypted connection, by the protocol that its client has chosen.
+async fn serve_encrypted<S: Send + Sync + 'static>(
+    stream: TlsStream<TcpStream>,
+    router: Router<S>,
+    policy: ListenerPolicy,
+    permit: Arc<ConnectionPermit>,
+    listener: SocketAddr,
+    connection: ConnectionInfo,
+    drain: Shutdown,
+) -> hyper::Result<()> {
+    if handshake::is_http2(&stream) {
+        return http2::serve_stream(stream, router, policy, permit, listener, connection, drain)
+            .await;
+    }
+    serve_stream(stream, router, policy, permit, listener, connection, drain).await
 }
 
 /// Serves a connection until it ends, or all are cut.

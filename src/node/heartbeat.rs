@@ -1,7 +1,7 @@
 //! Heartbeat: reports on each change, and at the interval of the configuration.
 //!
-//! An outage of the orchestrator is logged once, and its end once. An outage that turns into a server that is not trusted
-//! is logged again: a person has to decide then. Running jobs go on meanwhile.
+//! An outage of the orchestrator is logged once, and its end once. An outage that turns into a server that is not trusted,
+//! or speaks TLS only, is logged again: a person has to decide then. Running jobs go on meanwhile.
 
 use super::{
     NodeError, capability::Machine, orchestrator_client::OrchestratorClient, register::Node,
@@ -23,7 +23,7 @@ pub(super) async fn run_heartbeat(
     let mut worker_changes = node.worker_changes();
     let mut tunnel_changes = node.tunnel_changes();
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
-    let mut was_untrusted = false;
+    let mut was_for_person = false;
     loop {
         // During an outage sooner at first, and never all nodes at the same time.
         let pause = if backoff.is_fresh() {
@@ -45,18 +45,18 @@ pub(super) async fn run_heartbeat(
             Ok(()) => {
                 tracing::info!("heartbeat accepted again");
                 backoff.reset();
-                was_untrusted = false;
+                was_for_person = false;
             }
             Err(error) => {
-                let is_untrusted = is_untrusted(&error);
-                if backoff.is_fresh() || (is_untrusted && !was_untrusted) {
+                let is_for_person = is_for_person(&error);
+                if backoff.is_fresh() || (is_for_person && !was_for_person) {
                     let error = errors::chain(&error);
                     tracing::warn!(error, "heartbeat failed; retrying");
                 }
                 if backoff.is_fresh() {
                     backoff.next_delay();
                 }
-                was_untrusted |= is_untrusted;
+                was_for_person |= is_for_person;
             }
         }
         if is_closing {
@@ -65,9 +65,14 @@ pub(super) async fn run_heartbeat(
     }
 }
 
-/// Whether the orchestrator answered with a key or certificate that is not trusted.
-const fn is_untrusted(error: &NodeError) -> bool {
-    matches!(error, NodeError::Call(CallError::Untrusted { .. }))
+/// Whether only a person ends the outage: the server has a key or certificate that is not trusted, or speaks TLS where this
+/// node has an `http://` URL.
+fn is_for_person(error: &NodeError) -> bool {
+    match error {
+        NodeError::TlsOnly { .. } | NodeError::Call(CallError::Untrusted { .. }) => true,
+        NodeError::Call(error) => error.is_tls_only(),
+        _ => false,
+    }
 }
 
 /// Runs `work` to its end, and sends reports meanwhile.

@@ -99,6 +99,15 @@ pub enum NodeError {
         "the orchestrator does not know this node's join token: it was removed long ago, or is another orchestrator's; ask an admin for a new one (cynode nodes token create) and start this node with it"
     )]
     WrongJoinToken,
+    /// Orchestrator that speaks TLS, called without it. Not an invalid setting, after which nothing starts the node again: the
+    /// operator may still choose plain HTTP at the orchestrator.
+    #[error(
+        "{url} speaks TLS only; write https:// in the URL of --orchestrator, and give the --pin that the orchestrator prints at its start, or join with a new token (cynode nodes token create); if others can read the network in between, change the pre-shared key, which was sent in the clear"
+    )]
+    TlsOnly {
+        /// URL of the orchestrator.
+        url: String,
+    },
     /// Invalid setting.
     #[error("{0}")]
     InvalidSetting(String),
@@ -208,7 +217,8 @@ pub async fn start(
         tracing::warn!(
             orchestrator = %settings.orchestrator,
             "calls of the orchestrator are not encrypted: the pre-shared key and output can be read on the network; \
-             start the orchestrator with --tls on and write https:// in the URL"
+             start the orchestrator without --tls off, and this node with https:// in the URL and the --pin that the \
+             orchestrator prints"
         );
     }
     let ephemeral = settings.ephemeral;

@@ -107,6 +107,9 @@ impl OrchestratorClient {
                     self.register_url
                 ))
             }
+            _ if error.is_tls_only() => NodeError::TlsOnly {
+                url: self.register_url.clone(),
+            },
             _ => NodeError::Call(error),
         })?;
         check_version("", bootstrap.version)
@@ -150,7 +153,7 @@ impl OrchestratorClient {
                 what: "registration",
                 detail: format!(
                     "{name} is {url:.255}, which is not encrypted, although this node registers over https://; start \
-                     the orchestrator with --tls on or with an https:// URL in --public-url"
+                     the orchestrator without --tls off, or with an https:// URL in --public-url"
                 ),
             })
         })

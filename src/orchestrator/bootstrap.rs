@@ -36,8 +36,10 @@ pub struct Banner {
     pub control: SocketAddr,
     /// URL at which nodes reach this orchestrator.
     pub join: JoinUrl,
-    /// Pin of both listeners, where they are encrypted.
-    pub pin: Option<Pin>,
+    /// Pin of the gateway, where it is encrypted.
+    pub gateway_pin: Option<Pin>,
+    /// Pin of the control plane, where it is encrypted.
+    pub control_pin: Option<Pin>,
     /// Whether this process also runs a node.
     pub has_node: bool,
 }
@@ -54,17 +56,16 @@ impl Banner {
         writeln!(
             f,
             "  log in    cynode login --handle {ADMIN} --gateway-url {}://{}{}",
-            scheme(self.pin.is_some()),
+            scheme(self.gateway_pin.is_some()),
             self.gateway,
-            self.pin_flag()
+            pin_flag(self.gateway_pin.as_ref())
         )
     }
+}
 
-    /// Flag by which a command recognizes this orchestrator, after a space.
-    fn pin_flag(&self) -> String {
-        let pin = self.pin.as_ref();
-        pin.map(|pin| format!(" --pin {pin}")).unwrap_or_default()
-    }
+/// Flag by which a command recognizes a listener with this pin, after a space.
+fn pin_flag(pin: Option<&Pin>) -> String {
+    pin.map(|pin| format!(" --pin {pin}")).unwrap_or_default()
 }
 
 impl fmt::Display for Banner {
@@ -81,10 +82,13 @@ impl fmt::Display for Banner {
             ),
             JoinUrl::Unknown => (
                 "another machine (replace THIS-MACHINE by the name or address at which it reaches this one, or set --public-url)".to_owned(),
-                format!("{}://THIS-MACHINE:{port}", scheme(self.pin.is_some())),
+                format!(
+                    "{}://THIS-MACHINE:{port}",
+                    scheme(self.control_pin.is_some())
+                ),
             ),
         };
-        let pin = self.pin_flag();
+        let pin = pin_flag(self.control_pin.as_ref());
         writeln!(f, "\nJoin {whom}:\n")?;
         // Through stdin the key appears in no process list, and needs no file on the other machine.
         match &self.psk {

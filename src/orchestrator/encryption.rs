@@ -1,10 +1,20 @@
-//! Encryption of both listeners: which certificate they show, and how it stays current.
+//! Encryption of the listeners: which of them speak TLS, which certificate they show, and how it stays current.
+//!
+//! | `--tls` | control plane | gateway |
+//! |---|---|---|
+//! | not given | TLS | TLS where it listens beyond loopback |
+//! | not given, in `dev` | TLS where it listens beyond loopback | same |
+//! | `on`, or not given with `--tls-cert` | TLS | TLS |
+//! | `off` | plain HTTP | plain HTTP |
+//!
+//! Nodes are set up once, by a command that bears the pin, so TLS costs them nothing. Programs of users on this machine
+//! know no pin, and what they send does not leave the machine: so a gateway on loopback is plain, and so is all of `dev`.
 
-use super::{Settings, StartError};
+use super::{Settings, StartError, scheme};
 use crate::{
     data_dir::DataDir,
     http::server::{Shutdown, shutdown_requested},
-    tls::{CertificateFiles, ServerTls},
+    tls::{CertificateFiles, Pin, ServerTls},
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
@@ -18,14 +28,16 @@ const RENEWAL_INTERVAL: Duration = Duration::from_hours(1);
 /// Names that lead to this machine from itself.
 const LOOPBACK_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Encryption that the operator chooses, for both listeners.
+/// Encryption that the operator chooses.
 #[derive(Clone, Debug)]
 pub enum TlsSettings {
-    /// Plain HTTP.
+    /// No choice: TLS where it is the default, with a certificate that the orchestrator makes of itself.
+    Default,
+    /// Plain HTTP at both listeners.
     Off,
-    /// TLS with a certificate that the orchestrator makes of itself.
+    /// TLS at both listeners, with a certificate that the orchestrator makes of itself.
     Own,
-    /// TLS with a certificate of the operator's.
+    /// TLS at both listeners, with a certificate of the operator's.
     Files(CertificateFiles),
 }
 
@@ -36,14 +48,84 @@ impl TlsSettings {
     }
 }
 
-/// Opens the certificate; `None` for plain HTTP.
+/// TLS of each listener; `None` for plain HTTP. Both show the same certificate.
+pub(super) struct Encryption {
+    /// TLS of the gateway, which offers HTTP/2: many of its clients are browsers and libraries that gain by it.
+    pub(super) gateway: Option<ServerTls>,
+    /// TLS of the control plane.
+    pub(super) control: Option<ServerTls>,
+}
+
+impl Encryption {
+    /// Certificate of the listeners that speak TLS; `None` where none does.
+    pub(super) fn certificate(&self) -> Option<&ServerTls> {
+        self.control.as_ref().or(self.gateway.as_ref())
+    }
+
+    /// Pin of the gateway, where it is encrypted.
+    pub(super) fn gateway_pin(&self) -> Option<Pin> {
+        self.gateway.as_ref().map(ServerTls::pin)
+    }
+
+    /// Pin of the control plane, where it is encrypted.
+    pub(super) fn control_pin(&self) -> Option<Pin> {
+        self.control.as_ref().map(ServerTls::pin)
+    }
+}
+
+/// Listeners that speak TLS: the gateway, and the control plane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Coverage {
+    gateway: bool,
+    control: bool,
+}
+
+impl Coverage {
+    /// Coverage by these settings of an orchestrator that listens at these addresses; `has_node` in `dev`.
+    fn of(tls: &TlsSettings, [gateway, control]: [SocketAddr; 2], has_node: bool) -> Self {
+        let (gateway, control) = match tls {
+            TlsSettings::Off => (false, false),
+            TlsSettings::Own | TlsSettings::Files(_) => (true, true),
+            TlsSettings::Default => (
+                is_beyond_loopback(gateway),
+                !has_node || is_beyond_loopback(control),
+            ),
+        };
+        Self { gateway, control }
+    }
+}
+
+/// Whether other machines may reach a listener at this address.
+fn is_beyond_loopback(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Opens the certificate for the listeners that speak TLS, at the addresses that they have bound.
 pub(super) async fn open(
     data_dir: &DataDir,
     settings: &Settings,
-) -> Result<Option<ServerTls>, StartError> {
+) -> Result<Encryption, StartError> {
+    let listeners = [settings.gateway_listen, settings.control_listen];
+    let coverage = Coverage::of(&settings.tls, listeners, settings.has_node);
+    if !coverage.gateway && !coverage.control {
+        return Ok(Encryption {
+            gateway: None,
+            control: None,
+        });
+    }
+    let tls = open_certificate(data_dir, settings).await?;
+    Ok(Encryption {
+        gateway: coverage.gateway.then(|| tls.with_http2()),
+        control: coverage.control.then_some(tls),
+    })
+}
+
+async fn open_certificate(
+    data_dir: &DataDir,
+    settings: &Settings,
+) -> Result<ServerTls, StartError> {
     let opened = match settings.tls.clone() {
-        TlsSettings::Off => return Ok(None),
-        TlsSettings::Own => {
+        TlsSettings::Default | TlsSettings::Off | TlsSettings::Own => {
             let (data_dir, names) = (data_dir.clone(), names(settings.public_url.as_deref()));
             spawn_blocking(move || ServerTls::own(&data_dir, names).map_err(StartError::Io))
         }
@@ -53,9 +135,7 @@ pub(super) async fn open(
         }),
     };
     let opened = opened.await;
-    opened
-        .map_err(|error| StartError::Setting(error.to_string()))?
-        .map(Some)
+    opened.map_err(|error| StartError::Setting(error.to_string()))?
 }
 
 /// Requests to read the operator's files again, by SIGHUP. From this call on none is missed, so it comes before the files are
@@ -90,17 +170,17 @@ fn names(public_url: Option<&str>) -> Vec<String> {
     names
 }
 
-/// Logs how both listeners are encrypted. Plain HTTP is fine on loopback, and for a reverse proxy there.
-pub(super) fn log_start(tls: Option<&ServerTls>, listeners: [SocketAddr; 2]) {
-    match tls {
-        Some(tls) => {
-            let (pin, expires) = (tls.pin(), tls.expiry());
-            tracing::info!(%pin, %expires, "connections are encrypted");
-        }
-        None if listeners.iter().all(|address| address.ip().is_loopback()) => {}
-        None => tracing::warn!(
-            "plain HTTP: passwords, tokens and output can be read on the network; encrypt connections with --tls on, or listen on loopback behind a reverse proxy that does"
-        ),
+/// Logs how the listeners are encrypted. Plain HTTP is fine on loopback, and for a reverse proxy there.
+pub(super) fn log_start(encryption: &Encryption, listeners: [SocketAddr; 2]) {
+    if let Some(tls) = encryption.certificate() {
+        let (pin, expires) = (tls.pin(), tls.expiry());
+        let gateway = scheme(encryption.gateway.is_some());
+        let control = scheme(encryption.control.is_some());
+        tracing::info!(%pin, %expires, gateway, control, "connections are encrypted");
+    } else if listeners.into_iter().any(is_beyond_loopback) {
+        tracing::warn!(
+            "plain HTTP: passwords, tokens and output can be read on the network; start without --tls off, or listen on loopback behind a reverse proxy that speaks TLS"
+        );
     }
 }
 
@@ -176,5 +256,39 @@ mod tests {
             assert!(names.iter().any(|name| name == "localhost"));
         }
         assert!(names(None).len() <= 4);
+    }
+
+    #[test]
+    fn default_encrypts_nodes_and_exposed_gateways() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let coverage = |tls: &TlsSettings, gateway: &str, control: &str, has_node| {
+            let found = Coverage::of(tls, [at(gateway), at(control)], has_node);
+            (found.gateway, found.control)
+        };
+        let local = [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "127.0.0.2:1",
+            "[::ffff:127.0.0.1]:1",
+        ];
+        let exposed = ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1"];
+        let default = &TlsSettings::Default;
+        for inside in local {
+            for other in local {
+                assert_eq!(coverage(default, inside, other, false), (false, true));
+                assert_eq!(coverage(default, inside, other, true), (false, false));
+                assert_eq!(
+                    coverage(&TlsSettings::Own, inside, other, true),
+                    (true, true)
+                );
+            }
+            for outside in exposed {
+                assert_eq!(coverage(default, outside, inside, false), (true, true));
+                assert_eq!(coverage(default, outside, inside, true), (true, false));
+                assert_eq!(coverage(default, inside, outside, true), (false, true));
+                let off = coverage(&TlsSettings::Off, outside, outside, false);
+                assert_eq!(off, (false, false));
+            }
+        }
     }
 }

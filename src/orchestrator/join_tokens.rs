@@ -50,10 +50,10 @@ pub(super) async fn remove(
 /// Pin for a token. By default it is that of an own certificate, whose key stays: the key of the operator's certificate may
 /// change when that is renewed, and its nodes know the authority.
 fn pin(state: &AppState, wanted: Option<bool>) -> Result<Option<Pin>, Problem> {
-    let Some(tls) = &state.tls else {
+    let Some(tls) = &state.encryption.control else {
         if wanted == Some(true) {
             let detail = "must not be true: the control plane is not encrypted, so it has no pin; leave it out, or start \
-                          the orchestrator with --tls on";
+                          the orchestrator without --tls off";
             return Err(Problem::field("/pin", detail));
         }
         return Ok(None);
@@ -64,7 +64,7 @@ fn pin(state: &AppState, wanted: Option<bool>) -> Result<Option<Pin>, Problem> {
 
 /// URL at which new nodes reach the control plane: the wanted one, or else that of the banner.
 fn join_url(state: &AppState, wanted: Option<&str>) -> Result<String, Problem> {
-    let is_tls = state.tls.is_some();
+    let is_tls = state.encryption.control.is_some();
     if let Some(url) = wanted {
         if is_tls && !is_encrypted(url) {
             let detail = "must begin with https://: the control plane is encrypted";

@@ -116,10 +116,10 @@ pub(super) async fn get(state: Arc<AppState>, _: Request) -> Reply {
     );
     let connected = i64::try_from(state.nodes.tunnels.connected()).unwrap_or(i64::MAX);
     register(&gauges, tunnels).set(connected);
-    if let Some(tls) = &state.tls {
+    if let Some(tls) = state.encryption.certificate() {
         let expiry = IntGauge::new(
             "cynode_tls_certificate_expiry_timestamp_seconds",
-            "Unix time at which the certificate of both listeners expires; a certificate of the orchestrator's own is renewed 30 days before.",
+            "Unix time at which the certificate of the encrypted listeners expires; a certificate of the orchestrator's own is renewed 30 days before.",
         );
         register(&gauges, expiry).set(tls.expiry().as_second());
     }

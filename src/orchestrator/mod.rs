@@ -5,7 +5,7 @@
 //! |---|---|
 //! | start-up order and shutdown | [`start`], [`RunningOrchestrator`] |
 //! | shared state | [`state`] |
-//! | TLS of both listeners | [`encryption`] |
+//! | TLS of the listeners | [`encryption`] |
 //! | use cases of users | [`tasks`], [`artifacts`], [`cancel`], [`logs`], [`nodes`], [`usage`], and [`identity`](crate::identity) |
 //! | use cases of nodes | [`node_registration`], [`node_config`] |
 //! | HTTP | [`gateway`] for users, [`control_plane`] for nodes, [`health`] for both |
@@ -75,8 +75,8 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
-use encryption::CertificateUpkeep;
 pub use encryption::TlsSettings;
+use encryption::{CertificateUpkeep, Encryption};
 pub use inference::ModelSettings;
 use logs::archive::LogArchive;
 pub use settings::{LogRetention, RequireInference, Settings, StartError, WantedModel};
@@ -164,9 +164,8 @@ async fn start_on(
     // The ports that were found, from here on.
     (settings.gateway_listen, settings.control_listen) = addresses;
     let reloads = encryption::reload_requests(&settings);
-    let tls = encryption::open(data_dir, &settings).await?;
-    let pin = tls.as_ref().map(ServerTls::pin);
-    let keys = create_secrets(&store, data_dir, &mut settings, (addresses, pin), announce).await?;
+    let encryption = encryption::open(data_dir, &settings).await?;
+    let keys = create_secrets(&store, data_dir, &mut settings, &encryption, announce).await?;
     let identity = Identity::new(store.clone(), keys, settings.user_rate);
     let database = data_dir.join("cynode.db");
     let data_paths = [lock.path(), &database];
@@ -177,7 +176,7 @@ async fn start_on(
         store,
         identity,
         (contents, logs),
-        tls,
+        encryption,
         data_paths,
         shutdown.clone(),
     )?;
@@ -191,7 +190,7 @@ async fn start_on(
     }
     let services = spawn_services(&state, [gateway, control], reloads, &shutdown);
     let (gateway, control) = addresses;
-    encryption::log_start(state.tls.as_ref(), [gateway, control]);
+    encryption::log_start(&state.encryption, [gateway, control]);
     data_dir.update_addresses(|addresses| {
         (addresses.gateway, addresses.control) = (Some(gateway), Some(control));
     });
@@ -228,7 +227,7 @@ async fn create_secrets(
     store: &Store,
     data_dir: &DataDir,
     settings: &mut Settings,
-    ((gateway, control), pin): ((SocketAddr, SocketAddr), Option<Pin>),
+    encryption: &Encryption,
     announce: impl FnOnce(&Banner) -> io::Result<()>,
 ) -> Result<Keys, StartError> {
     let psk_file = settings.psk.is_none().then(|| data_dir.join("keys/psk"));
@@ -238,6 +237,7 @@ async fn create_secrets(
         return Ok(keys);
     }
     let admin = FirstAdmin::plan(store, settings.admin_password.take()).await?;
+    let (gateway, control) = (settings.gateway_listen, settings.control_listen);
     announce(&Banner {
         admin_password: admin.as_ref().and_then(FirstAdmin::generated_password),
         psk: keys
@@ -249,9 +249,10 @@ async fn create_secrets(
         join: JoinUrl::detect(
             settings.public_url.as_deref(),
             control,
-            scheme(pin.is_some()),
+            scheme(encryption.control.is_some()),
         ),
-        pin,
+        gateway_pin: encryption.gateway_pin(),
+        control_pin: encryption.control_pin(),
         has_node: settings.has_node,
     })?;
     if let Some(admin) = admin {
@@ -272,20 +273,32 @@ fn spawn_services(
             AllowedHosts::from_urls(state.settings.public_url.as_deref(), UNKNOWN_HOST_ADVICE);
         ListenerPolicy::new(&state.settings.trusted_proxies, hosts)
     };
-    let tls = state.tls.clone();
-    let serve =
-        |listener, router| server::serve(listener, router, policy(), tls.clone(), shutdown.clone());
+    let Encryption {
+        gateway: gateway_tls,
+        control: control_tls,
+    } = &state.encryption;
+    let certificate = state.encryption.certificate().cloned();
+    let serve = |listener, router, tls: Option<&ServerTls>| {
+        server::serve(listener, router, policy(), tls.cloned(), shutdown.clone())
+    };
     let is_drill = state.settings.drill;
     let (state, shutdown) = (|| Arc::clone(state), || shutdown.clone());
     let mut services = vec![
-        spawn("gateway", serve(gateway, gateway::router(state()))),
+        spawn(
+            "gateway",
+            serve(gateway, gateway::router(state()), gateway_tls.as_ref()),
+        ),
         spawn(
             "control_plane",
-            serve(control, control_plane::router(state())),
+            serve(
+                control,
+                control_plane::router(state()),
+                control_tls.as_ref(),
+            ),
         ),
         spawn("maintenance", maintenance::run(state(), shutdown())),
     ];
-    if let Some(tls) = tls {
+    if let Some(tls) = certificate {
         let upkeep = CertificateUpkeep::new(tls, reloads);
         services.push(spawn("certificate", upkeep.run(shutdown())));
     }
@@ -305,7 +318,7 @@ fn spawn_services(
     services
 }
 
-/// Scheme of URLs of both listeners.
+/// Scheme of the URLs of a listener.
 const fn scheme(is_tls: bool) -> &'static str {
     if is_tls { "https" } else { "http" }
 }
@@ -324,19 +337,18 @@ impl RunningOrchestrator {
         session.map_err(|error| StartError::Setting(error.problem().detail.clone()))
     }
 
-    /// URL of the gateway.
-    pub fn gateway_url(&self) -> String {
-        format!("{}://{}", scheme(self.state.tls.is_some()), self.gateway)
+    /// URL of the gateway, and its pin where it is encrypted.
+    pub fn gateway_url(&self) -> (String, Option<Pin>) {
+        let pin = self.state.encryption.gateway_pin();
+        let url = format!("{}://{}", scheme(pin.is_some()), self.gateway);
+        (url, pin)
     }
 
-    /// URL of the control plane.
-    pub fn control_url(&self) -> String {
-        format!("{}://{}", scheme(self.state.tls.is_some()), self.control)
-    }
-
-    /// Pin of both listeners, where they are encrypted.
-    pub fn pin(&self) -> Option<Pin> {
-        self.state.tls.as_ref().map(ServerTls::pin)
+    /// URL of the control plane, and its pin where it is encrypted.
+    pub fn control_url(&self) -> (String, Option<Pin>) {
+        let pin = self.state.encryption.control_pin();
+        let url = format!("{}://{}", scheme(pin.is_some()), self.control);
+        (url, pin)
     }
 
     /// Pre-shared key, for a node in the same process.

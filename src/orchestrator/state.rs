@@ -15,6 +15,7 @@ use super::{
     artifacts::ResultShares,
     contents_gc::ContentsGc,
     dispatch::Turns,
+    encryption::Encryption,
     inference::{ModelLists, ModelQueue},
     liveness::Liveness,
     logs::{LogLimits, archive::LogArchive},
@@ -40,7 +41,6 @@ use crate::{
     identity::Identity,
     instances::Instances,
     store::{StorageFault, Store},
-    tls::ServerTls,
 };
 use std::{io, path::Path, sync::Arc};
 use tokio::sync::Notify;
@@ -68,8 +68,8 @@ pub(crate) struct AppState {
     pub(super) snapshot_claims: SnapshotClaims,
     pub(super) log_archive: Arc<LogArchive>,
     pub(super) metrics: Metrics,
-    /// Encryption of both listeners; `None` for plain HTTP.
-    pub(super) tls: Option<ServerTls>,
+    /// Encryption of the listeners.
+    pub(super) encryption: Encryption,
     pub(super) shutdown: Shutdown,
     /// Id of this process, new at each start. Nodes detect by it that two processes use one data directory.
     pub(super) instance_id: String,
@@ -147,7 +147,7 @@ impl AppState {
         store: Store,
         identity: Identity,
         (contents, logs): (ContentStore, LogArchive),
-        tls: Option<ServerTls>,
+        encryption: Encryption,
         data_paths: [&Path; 2],
         shutdown: Shutdown,
     ) -> io::Result<Self> {
@@ -170,7 +170,7 @@ impl AppState {
             snapshot_claims: SnapshotClaims::default(),
             log_archive: Arc::new(logs),
             metrics: Metrics::default(),
-            tls,
+            encryption,
             shutdown,
             instance_id: uuid::Uuid::new_v4().to_string(),
             anchors: PathAnchors::open(data_paths)?,

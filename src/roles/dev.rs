@@ -55,10 +55,11 @@ pub fn dev(args: DevArgs) -> Result<(), Failure> {
         let (stop_orchestrator, orchestrator_shutdown) = watch::channel(false);
         let mut running =
             orchestrator::start(&data_dir, settings, orchestrator_shutdown, print_banner).await?;
+        let (orchestrator, pin) = running.control_url();
         let settings = node::Settings {
-            orchestrator: running.control_url(),
+            orchestrator,
             orchestrator_timeout: DEFAULT_ORCHESTRATOR_TIMEOUT,
-            pin: running.pin(),
+            pin,
             token_pin: None,
             ca_file: None,
             psk: running.psk(),
@@ -106,9 +107,9 @@ async fn on_ready(
     running: &mut orchestrator::RunningOrchestrator,
     node: &mut node::RunningNode,
 ) -> Result<(), Failure> {
-    let gateway = running.gateway_url();
+    let (gateway, pin) = running.gateway_url();
     let tokens = running.admin_session().await?;
-    client::credentials::store(&gateway, "admin", tokens, &Trust::new(running.pin(), None))?;
+    client::credentials::store(&gateway, "admin", tokens, &Trust::new(pin, None))?;
     print_stdout(&format!(
         "You are logged in as admin at {gateway}. In another terminal:\n\n  cynode run -- echo hello\n\n"
     ))?;

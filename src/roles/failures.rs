@@ -43,9 +43,9 @@ impl From<NodeError> for Failure {
             | NodeError::WrongJoinToken
             | NodeError::Call(CallError::Untrusted { .. }) => Exit::NotAllowed,
             NodeError::InvalidSetting(_) => Exit::Usage,
-            NodeError::UnusableAnswer { .. } | NodeError::Call(CallError::Malformed { .. }) => {
-                Exit::Invalid
-            }
+            NodeError::TlsOnly { .. }
+            | NodeError::UnusableAnswer { .. }
+            | NodeError::Call(CallError::Malformed { .. }) => Exit::Invalid,
             NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {
                 Some(401 | 403) => Exit::NotAllowed,
                 Some(409) => Exit::Conflict,

@@ -23,7 +23,8 @@ pub(super) fn tls_settings(flags: TlsFlags) -> Result<TlsSettings, Failure> {
             "--tls-key needs its certificate; give it with --tls-cert FILE",
         )),
         (Some(Switch::On), None, None) => Ok(TlsSettings::Own),
-        (Some(Switch::Off) | None, None, None) => Ok(TlsSettings::Off),
+        (Some(Switch::Off), None, None) => Ok(TlsSettings::Off),
+        (None, None, None) => Ok(TlsSettings::Default),
     }
 }
 
@@ -35,7 +36,7 @@ pub(super) fn check_public_url(url: Option<&str>, tls: &TlsSettings) -> Result<(
         return Ok(());
     }
     Err(Failure::usage(
-        "--public-url leads nodes to plain HTTP, but --tls encrypts the control plane; write https:// in the URL",
+        "--public-url leads nodes to plain HTTP, but the control plane speaks TLS; write https:// in the URL, or keep plain HTTP for all nodes and users with --tls off",
     ))
 }
 
@@ -69,14 +70,17 @@ mod tests {
         }
         let own = settings(Some(Switch::On), [false, false]).ok().unwrap();
         assert!(matches!(own, TlsSettings::Own));
-        let off = settings(None, [false, false]).ok().unwrap();
+        let off = settings(Some(Switch::Off), [false, false]).ok().unwrap();
         assert!(matches!(off, TlsSettings::Off));
+        let default = settings(None, [false, false]).ok().unwrap();
+        assert!(matches!(default, TlsSettings::Default));
     }
 
     #[test]
     fn encrypted_listener_needs_encrypted_url() {
         let (plain, secure) = (Some("http://box:1"), Some("https://box:1"));
         assert!(check_public_url(plain, &TlsSettings::Own).is_err());
+        assert!(check_public_url(plain, &TlsSettings::Default).is_err());
         assert!(check_public_url(Some("HTTP://box:1"), &TlsSettings::Own).is_err());
         assert!(check_public_url(secure, &TlsSettings::Own).is_ok());
         assert!(check_public_url(Some("HTTPS://box:1"), &TlsSettings::Own).is_ok());

@@ -22,8 +22,8 @@ use std::{
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-/// Protocol that is offered inside.
-const PROTOCOL: &[u8] = b"http/1.1";
+/// Protocols that are offered inside, the preferred one first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Files of a certificate that the operator has.
 #[derive(Clone, Debug)]
@@ -34,12 +34,14 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// TLS of listeners; clones share the certificate.
+/// TLS of listeners; clones share the certificate. Offers HTTP/1.1 inside.
 #[derive(Clone)]
-pub struct ServerTls(Arc<Inner>);
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    inner: Arc<Inner>,
+}
 
 struct Inner {
-    config: Arc<ServerConfig>,
     current: Arc<Current>,
     source: Source,
 }
@@ -88,15 +90,24 @@ impl ServerTls {
             .map_err(io::Error::other)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::<Current>::clone(&current));
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![PROTOCOLS[1].to_vec()];
         // No resumption: a client that resumes a session does not see a new certificate.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self {
             config: Arc::new(config),
-            current,
-            source,
-        })))
+            inner: Arc::new(Inner { current, source }),
+        })
+    }
+
+    /// Same TLS, which offers HTTP/2 besides HTTP/1.1.
+    pub fn with_http2(&self) -> Self {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
+        Self {
+            config: Arc::new(config),
+            inner: Arc::clone(&self.inner),
+        }
     }
 
     /// Reads the operator's files again, or renews the own certificate where it is due. After an error the one in use
@@ -105,8 +116,8 @@ impl ServerTls {
         if !self.has_files() && is_current(self.expiry(), Timestamp::now()) {
             return Ok(false);
         }
-        let loaded = self.0.source.load()?;
-        let mut current = self.0.current.0.write();
+        let loaded = self.inner.source.load()?;
+        let mut current = self.inner.current.0.write();
         let is_new = loaded.certified.cert != current.certified.cert;
         if is_new {
             warn_if_expired(&loaded);
@@ -117,22 +128,22 @@ impl ServerTls {
 
     /// Whether the certificate is the operator's.
     pub fn has_files(&self) -> bool {
-        matches!(self.0.source, Source::Files(_))
+        matches!(self.inner.source, Source::Files(_))
     }
 
     /// Pin of the key in use.
     pub fn pin(&self) -> Pin {
-        self.0.current.0.read().pin.clone()
+        self.inner.current.0.read().pin.clone()
     }
 
     /// End of the validity of the certificate in use.
     pub fn expiry(&self) -> Timestamp {
-        self.0.current.0.read().expiry
+        self.inner.current.0.read().expiry
     }
 
     /// Server side of handshakes.
     pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.0.config))
+        TlsAcceptor::from(Arc::clone(&self.config))
     }
 }
 

@@ -119,7 +119,7 @@ pub fn reason(error: &(dyn Error + 'static)) -> Option<String> {
         (Some(untrusted), _) => untrusted.to_string(),
         (None, rustls::Error::InvalidMessage(_)) => {
             "the server does not speak TLS there, or somebody in between has it seem so; check the port, and whether the \
-             orchestrator runs with --tls on (with http:// in the URL, everybody in between can read what is sent)"
+             orchestrator runs with --tls off (with http:// in the URL, everybody in between can read what is sent)"
                 .to_owned()
         }
         (None, fault) => format!("the TLS handshake failed: {fault}"),

@@ -1,7 +1,16 @@
-//! Streams behind a reverse proxy without special settings: a real nginx with `proxy_pass` only.
+//! Reverse proxies, by a real nginx: streams behind one without special settings, with `proxy_pass` only; and users and nodes
+//! behind the configuration of docs/network.md.
 
 use crate::support::{
-    Api, Cluster, Process, Worker, eventually, lasting_port, server::Server, worker::WORKER_TOKEN,
+    Api, Cluster, Node, Orchestrator, Process, Sandbox, Worker,
+    cluster::wait_ready,
+    cynode, eventually, lasting_port,
+    process::piped,
+    read,
+    server::Server,
+    terminal::Session,
+    tls::{CertificateFiles, get},
+    worker::WORKER_TOKEN,
 };
 use serde_json::{Value, json};
 use std::{
@@ -16,7 +25,7 @@ use tempfile::TempDir;
 /// Script that prints, and ends once it is released.
 const WAITING: &str = "echo begun; until [ -e go ]; do usleep 5000; done; echo over";
 
-/// An nginx in front of one address.
+/// An nginx.
 struct Nginx {
     address: String,
     _process: Process,
@@ -24,9 +33,22 @@ struct Nginx {
 }
 
 impl Nginx {
+    /// Starts one in front of one address.
     fn start(upstream: &str) -> Self {
-        let home = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{}", lasting_port());
+        let servers = format!(
+            "gzip on; gzip_types *; gzip_min_length 1; gzip_http_version 1.0;
+             server {{
+                 listen {address};
+                 location / {{ proxy_pass http://{upstream}; }}
+             }}"
+        );
+        Self::serve(address, &servers)
+    }
+
+    /// Starts one with this configuration of servers, one of which has this address.
+    fn serve(address: String, servers: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
         // Debian's other settings are paths and a user of its own.
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {what};\n"))
@@ -36,11 +58,7 @@ impl Nginx {
              events {{}}
              http {{
                  access_log off; {temporary}
-                 gzip on; gzip_types *; gzip_min_length 1; gzip_http_version 1.0;
-                 server {{
-                     listen {address};
-                     location / {{ proxy_pass http://{upstream}; }}
-                 }}
+                 {servers}
              }}"
         );
         fs::write(home.path().join("nginx.conf"), config).unwrap();
@@ -133,4 +151,83 @@ fn worker_events_pass_plain_proxy() {
     let_go(&worker);
     assert_eq!(events.last().unwrap()["event"], "result");
     worker.forget(&job);
+}
+
+/// The configuration in docs/network.md, with these addresses of its servers and of what they stand in front of, and with
+/// this certificate.
+fn documented(servers: [&str; 2], upstreams: [&str; 2], files: &CertificateFiles) -> String {
+    let text = read("docs/network.md");
+    let (_, rest) = text.split_once("```nginx\n").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    let replacements = [
+        ("listen 443 ssl", format!("listen {} ssl", servers[0])),
+        ("listen 443 ssl", format!("listen {} ssl", servers[1])),
+        ("http://127.0.0.1:12080", format!("http://{}", upstreams[0])),
+        (
+            "https://127.0.0.1:12082",
+            format!("https://{}", upstreams[1]),
+        ),
+    ];
+    let mut block = block.to_owned();
+    for (from, to) in replacements {
+        assert!(block.contains(from), "{from} is not in docs/network.md");
+        block = block.replacen(from, &to, 1);
+    }
+    block
+        .replace(
+            "/etc/ssl/cynode/fullchain.pem",
+            files.certificate.to_str().unwrap(),
+        )
+        .replace("/etc/ssl/cynode/privkey.pem", files.key.to_str().unwrap())
+}
+
+#[test]
+fn documented_nginx_serves_users_and_nodes() {
+    let home = tempfile::tempdir().unwrap();
+    let files = CertificateFiles::make(home.path(), "proxy");
+    let [users, nodes] = [(); 2].map(|()| format!("127.0.0.1:{}", lasting_port()));
+    let public_url = format!("https://{nodes}");
+    let flags = ["--trusted-proxy", "127.0.0.1", "--public-url", &public_url];
+    let local = ["127.0.0.1:0", "127.0.0.1:0"];
+    let orchestrator = Orchestrator::start_default(home.path(), local, &flags);
+    let upstreams = [
+        orchestrator.gateway.address(),
+        orchestrator.control.address(),
+    ];
+    let servers = documented([&users, &nodes], upstreams, &files);
+    let nginx = Nginx::serve(users.clone(), &servers);
+    get(&nginx.address, "/healthz").expect(200);
+
+    let _node = Node::dial(home.path(), "box", &public_url, &["--pin", &files.pin]);
+    wait_ready(&orchestrator);
+    let admin = orchestrator.login();
+    assert_eq!(admin.get("/v1/nodes/box").json(200)["via_tunnel"], true);
+    let cli = |arguments: &[&str]| {
+        let mut command = cynode(home.path());
+        command
+            .args(arguments)
+            .env("CYNODE_GATEWAY_URL", format!("https://{users}"))
+            .env("CYNODE_TOKEN", admin.token())
+            .env("CYNODE_PIN", &files.pin);
+        command
+    };
+    let done = piped(&mut cli(&["run", "-i", "--", "cat"]), b"typed\n");
+    assert_eq!(done.stdout, "typed\n", "{done:?}");
+
+    let sandbox = Sandbox::create(&admin, &json!({"name": "dev"}));
+    // More than nginx takes by itself.
+    let large = home.path().join("large");
+    fs::write(&large, vec![7; 3 << 20]).unwrap();
+    let done = piped(
+        &mut cli(&["sandbox", "cp", large.to_str().unwrap(), "dev:/tmp/large"]),
+        b"",
+    );
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(sandbox.output("wc -c < /tmp/large").trim(), "3145728");
+    let mut shell = Session::start(&cli(&["sandbox", "shell", "dev"]));
+    shell.types("echo at$((20+22))\r");
+    shell.shows("at42");
+    shell.types("exit 3\r");
+    assert_eq!(shell.ends().code, 3);
+    sandbox.delete();
 }

@@ -25,6 +25,8 @@ fn gateway(orchestrator: &Orchestrator) -> &str {
 fn refused(home: &Path, flags: &[&str]) -> Done {
     let psk = secret_file(home, "psk", PSK);
     let mut command = role(home, "serve-orchestrator", &home.join("orchestrator"));
+    // An operator gives one or the other.
+    command.env_remove("CYNODE_TLS");
     command.args(["--psk-file", &psk, "--gateway-listen", "127.0.0.1:0"]);
     command
         .args(["--control-listen", "127.0.0.1:0"])
@@ -188,7 +190,7 @@ fn unfit_tls_flags_are_refused() {
         files.certificate.to_str().unwrap(),
         other.key.to_str().unwrap(),
     );
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (
             &["--tls-cert", certificate, "--tls-key", key],
             "is not the key of the certificate",
@@ -207,6 +209,7 @@ fn unfit_tls_flags_are_refused() {
             &["--tls", "on", "--public-url", "http://box.example:7"],
             "https://",
         ),
+        (&["--public-url", "http://box.example:7"], "--tls off"),
     ];
     for (flags, expected) in cases {
         let done = refused(home.path(), flags);

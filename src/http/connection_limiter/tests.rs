@@ -219,3 +219,21 @@ fn request_limited_elsewhere_counts_again_later() {
     drop(permit);
     assert_eq!(count(), None);
 }
+
+#[test]
+fn stream_counts_and_takes_its_connection_along() {
+    let (limiter, now) = (ConnectionLimiter::new(2), Instant::now());
+    let acquire = |last: u8| limiter.acquire(IpAddr::from([192, 0, 2, last]), true, now);
+    let connection = Arc::new(acquire(1).unwrap());
+    let open = connection.begin_request(false);
+    let stream = Arc::new(acquire(1).unwrap().of_stream(&connection));
+    let request = stream.begin_request(false);
+    stream.authorize();
+    assert!(acquire(2).is_none(), "the connection is authorized, too");
+    stream.mark_preemptible();
+    assert!(acquire(2).is_some());
+    assert!(is_evicted(&connection));
+    drop((request, stream, open, connection));
+    let table = limiter.table.lock();
+    assert!(table.open.is_empty() && table.from.is_empty());
+}

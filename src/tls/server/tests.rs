@@ -40,7 +40,7 @@ fn pass(from: &mut Connection, to: &mut Connection) {
 fn handshake(tls: &ServerTls, settings: &Arc<ClientConfig>) -> Option<HandshakeKind> {
     let name = ServerName::try_from("box.example").unwrap();
     let client = ClientConnection::new(Arc::clone(settings), name).unwrap();
-    let server = ServerConnection::new(Arc::clone(&tls.0.config)).unwrap();
+    let server = ServerConnection::new(Arc::clone(&tls.config)).unwrap();
     let (mut client, mut server) = (Connection::from(client), Connection::from(server));
     // Once more after the handshake: a server of TLS 1.3 would send its tickets then.
     for _ in 0..3 {

@@ -107,6 +107,20 @@ fn certificate_of_orchestrator_is_checked() {
 }
 
 #[test]
+fn plain_url_of_encrypted_port_is_named() {
+    let corner = Corner::new();
+    let orchestrator = Orchestrator::start(corner.home.path(), &["--tls", "on"]);
+    let plain = format!("http://{}", orchestrator.control.address());
+    let report = corner.report(&["--orchestrator", &plain]);
+    let (detail, fix) = report.check("orchestrator", "fail");
+    assert!(detail.contains("speaks TLS only"), "{detail}");
+    for word in ["https://", "--pin"] {
+        assert!(fix.contains(word), "{fix}");
+    }
+    report.check("clock", "warn");
+}
+
+#[test]
 fn doctor_uses_pin_of_its_node() {
     let corner = Corner::new();
     let orchestrator = Orchestrator::start(corner.home.path(), &[]);

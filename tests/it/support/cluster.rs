@@ -1,7 +1,7 @@
 //! Orchestrators, nodes and workers, alone and together, as an operator starts them.
 
 use super::{
-    Api, DEADLINE, IMAGE, Process, cynode, eventually, image,
+    Api, DEADLINE, IMAGE, Process, cynode, encryption, eventually, image,
     process::{Done, run},
     server::{Server, ends_clean, is_a_server, role},
     wire::Wire,
@@ -34,7 +34,7 @@ pub(crate) struct Orchestrator {
     pub(crate) gateway: Api,
     /// The Node API, without a token.
     pub(crate) control: Api,
-    /// `http://` and the address of the Node API.
+    /// Scheme and address of the Node API.
     pub(crate) control_url: String,
     /// `http://` and the address of the User API.
     pub(crate) gateway_url: String,
@@ -48,6 +48,9 @@ impl Orchestrator {
 
     /// Starts one at these addresses: gateway, control plane.
     pub(crate) fn start_at(home: &Path, addresses: [&str; 2], more: &[&str]) -> Self {
+        if encryption::was_default(home, more) {
+            return Self::start_default(home, addresses, more);
+        }
         let mut server = Self::launch(home, addresses, more, |command| command);
         let (gateway, control) = (server.address("gateway"), server.address("control"));
         Self::of(server, &gateway, &control)
@@ -65,7 +68,7 @@ impl Orchestrator {
         orchestrator
     }
 
-    fn of(server: Server, gateway: &str, control: &str) -> Self {
+    pub(super) fn of(server: Server, gateway: &str, control: &str) -> Self {
         Self {
             server,
             gateway: Api::new(gateway),
@@ -98,7 +101,7 @@ impl Orchestrator {
         Self::of(server, &gateway, &control)
     }
 
-    fn launch(
+    pub(super) fn launch(
         home: &Path,
         [gateway, control]: [&str; 2],
         more: &[&str],
@@ -114,6 +117,9 @@ impl Orchestrator {
         command
             .env("CYNODE_REQUIRE_INFERENCE", "false")
             .env("CYNODE_DEFAULT_IMAGE", IMAGE);
+        if encryption::is_chosen(more) {
+            command.env_remove("CYNODE_TLS");
+        }
         command.args(listen).args(secrets).args(more);
         Server::launch(home, "orchestrator", &mut wrap(command))
     }
@@ -165,7 +171,10 @@ impl Node {
     ) -> Self {
         let psk = secret_file(home, "psk", PSK);
         let whom = ["--orchestrator", control_url, "--psk-file", &psk];
-        Self::launch_as(home, slug, &[&whom[..], more].concat(), environment)
+        let pin = encryption::pin_of(control_url);
+        let pin = pin.as_deref().map(|pin| ("CYNODE_PIN", pin));
+        let environment: Vec<_> = environment.iter().copied().chain(pin).collect();
+        Self::launch_as(home, slug, &[&whom[..], more].concat(), &environment)
     }
 
     /// Starts one of this slug whose flags say whom it joins.
@@ -278,7 +287,11 @@ impl Cluster {
 
     fn start_all(addresses: [&str; 2], orchestrator: &[&str], node: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let orchestrator = Orchestrator::start_at(home.path(), addresses, orchestrator);
+        let orchestrator = if encryption::is_wanted(addresses[0], orchestrator) {
+            Orchestrator::start_default(home.path(), addresses, orchestrator)
+        } else {
+            Orchestrator::start_at(home.path(), addresses, orchestrator)
+        };
         let node = Node::start(home.path(), "box", &orchestrator.control_url, node);
         wait_ready(&orchestrator);
         Self {

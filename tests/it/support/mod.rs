@@ -5,6 +5,7 @@ pub(crate) mod attack;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod encryption;
 pub(crate) mod exposition;
 pub(crate) mod golden;
 pub(crate) mod http;

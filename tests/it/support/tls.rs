@@ -30,7 +30,8 @@ impl Encrypted {
         let mut socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(DEADLINE))?;
         let name = ServerName::try_from("any.example").unwrap();
-        let mut connection = ClientConnection::new(config(), name).unwrap();
+        let config = config_offering(&["http/1.1"]);
+        let mut connection = ClientConnection::new(config, name).unwrap();
         while connection.is_handshaking() {
             connection.complete_io(&mut socket)?;
         }
@@ -133,7 +134,20 @@ impl CertificateFiles {
     }
 }
 
-fn config() -> Arc<ClientConfig> {
+/// Protocol on which the server at `host:port` agrees with a client that offers these.
+pub(crate) fn protocol_at(address: &str, offered: &[&str]) -> Option<String> {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let name = ServerName::try_from("any.example").unwrap();
+    let mut connection = ClientConnection::new(config_offering(offered), name).unwrap();
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket).unwrap();
+    }
+    let name = connection.alpn_protocol();
+    name.map(|name| String::from_utf8(name.to_vec()).unwrap())
+}
+
+/// Configuration of a client that trusts anybody, and offers these protocols.
+pub(crate) fn config_offering(protocols: &[&str]) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -141,7 +155,8 @@ fn config() -> Arc<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+    config.alpn_protocols = protocols.collect();
     Arc::new(config)
 }
 
