@@ -46,6 +46,7 @@ mod job_stop;
 mod ledger;
 mod listen;
 mod log_part;
+mod masking;
 mod measure;
 mod memory_guard;
 mod metrics;

@@ -18,6 +18,7 @@ use crate::{
     sandbox_init::wire::{ExecEnd, ExecSpec, ExecStreams, InitRequest, Report, Size},
     spool::{ExecRecorder, ExecSpool},
     wait,
+    worker::masking::Masks,
 };
 use parking_lot::Mutex;
 use std::{
@@ -52,8 +53,28 @@ pub(super) struct RunningExec {
     pub(super) stdin: Arc<AsyncMutex<Option<pipe::Sender>>>,
     /// Whether a call has sent it a signal.
     pub(super) is_signaled: AtomicBool,
-    recorder: Mutex<ExecRecorder>,
+    recording: Mutex<Recording>,
     has_ended: watch::Sender<bool>,
+}
+
+/// Recorder of an exec, and the masks through which it gets output.
+struct Recording {
+    recorder: ExecRecorder,
+    masks: Masks,
+}
+
+impl Recording {
+    fn append_output(&mut self, stream: Stream, bytes: &[u8]) {
+        let Self { recorder, masks } = self;
+        masks.push(stream, bytes, |bytes| recorder.append_output(stream, bytes));
+    }
+
+    /// Appends what waits at the end of the output.
+    fn finish(&mut self) {
+        let Self { recorder, masks } = self;
+        masks.finish(|stream, bytes| recorder.append_output(stream, bytes));
+        recorder.finish();
+    }
 }
 
 /// Result of a start.
@@ -96,7 +117,10 @@ fn start_recorded(
     exec: &Exec,
 ) -> io::Result<()> {
     let streams = Streams::open(&call)?;
-    let recorder = spool.recorder(session.log_bytes)?;
+    let recording = Recording {
+        recorder: spool.recorder(session.log_bytes)?,
+        masks: session.masking.masks(),
+    };
     let handle = session
         .port
         .start(&spec(session, &call), streams.for_init)?;
@@ -109,7 +133,7 @@ fn start_recorded(
         control: handle.control(),
         stdin: open,
         is_signaled: AtomicBool::new(false),
-        recorder: recorder.into(),
+        recording: recording.into(),
         has_ended: watch::Sender::new(false),
     });
     session.enter_exec(call.exec_id, &running);
@@ -187,7 +211,7 @@ impl RunningExec {
 
     /// Appends a message about the sandbox to the log.
     pub(super) fn announce(&self, message: &str) {
-        self.recorder.lock().append_status(message);
+        self.recording.lock().recorder.append_status(message);
     }
 
     /// Sends a signal.
@@ -237,7 +261,7 @@ impl Guest {
             DRAIN_TIMEOUT
         };
         self.drain(Instant::now() + drain).await;
-        self.running.recorder.lock().finish();
+        self.running.recording.lock().finish();
         let exec = self.ended(&outcome);
         let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
         retry(backoff, "write the end of an exec", || {
@@ -300,7 +324,7 @@ impl Guest {
     fn mark_started(&mut self) {
         if !self.is_started {
             self.is_started = true;
-            self.running.recorder.lock().mark_started();
+            self.running.recording.lock().recorder.mark_started();
             self.session.updates.send_replace(());
         }
     }
@@ -308,7 +332,7 @@ impl Guest {
     fn record(&mut self, stream: Stream, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.mark_started();
-            self.running.recorder.lock().append_output(stream, bytes);
+            self.running.recording.lock().append_output(stream, bytes);
             self.session.updates.send_replace(());
         }
     }
