@@ -169,7 +169,10 @@ impl Api {
         parts: (SandboxSpec, SecretValues),
     ) -> Result<Arc<Job>, Problem> {
         let api = Arc::clone(self);
-        let accepted = async move { api.write_and_start(owner.as_ref(), reservation, parts).await };
+        let accepted = async move {
+            api.write_and_start(owner.as_ref(), reservation, parts)
+                .await
+        };
         let accepted = self.job_tasks.run_to_end("accept_job", accepted);
         accepted.await.map_err(|_| Problem::internal())?
     }

@@ -164,13 +164,7 @@ async fn run_in_sandbox<'a>(
             return None;
         }
     };
-    let started = job_start::start(
-        ctx,
-        live,
-        (&spec, &held.secrets),
-        &prepared,
-        may_be_warm,
-    );
+    let started = job_start::start(ctx, live, (&spec, &held.secrets), &prepared, may_be_warm);
     match started.await {
         Ok(Started { handle, mark }) => {
             held.mark = mark;

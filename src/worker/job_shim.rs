@@ -10,13 +10,13 @@
 use super::{
     artifacts::{self, CollectRequest},
     job_end::{job_end, out_of_memory},
-    masking::{Masking, Masks},
+    masking::{Masking, Recording},
     sandbox_inference,
     session::{Session, session_end},
+    spool_sink::SpoolSink,
 };
 use crate::{
     api::{
-        events::{ResultEvent, Stream},
         jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, SandboxSpec},
         sandboxes::SessionSpec,
         secrets::SecretValues,
@@ -25,8 +25,8 @@ use crate::{
     data_dir::make_private_subdir,
     engine::EngineError,
     sandbox::{
-        self, ContainerCleanup, Exec, ExecLimits, OutputSink, Sandbox, SandboxConfig, Start,
-        StdinSource, StopReason, StopRequest, listeners,
+        self, ContainerCleanup, Exec, ExecLimits, Sandbox, SandboxConfig, Start, StdinSource,
+        StopReason, StopRequest, listeners,
         shim::{self, GuestConfig, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -79,49 +79,6 @@ pub(super) struct JobConfig {
     /// Whether they are masked in output.
     #[serde(default)]
     pub(super) mask: bool,
-}
-
-/// Recorder of a running job.
-struct SpoolSink<'a> {
-    spool: &'a Spool,
-    recording: Mutex<Recording>,
-    updates: watch::Sender<()>,
-}
-
-/// Recorder, and the masks through which it gets output.
-struct Recording {
-    recorder: JobRecorder,
-    masks: Masks,
-}
-
-impl Recording {
-    /// Result of the attempt, once no more output can come.
-    fn take_result(&mut self, end: JobEnd, effective: Option<Effective>) -> ResultEvent {
-        let Self { recorder, masks } = self;
-        masks.finish(|stream, bytes| recorder.append_output(stream, bytes));
-        recorder.take_result(end, effective)
-    }
-}
-
-impl OutputSink for SpoolSink<'_> {
-    fn exec_starting(&self) -> io::Result<()> {
-        self.spool.mark_started()
-    }
-
-    fn exec_started(&self) {
-        self.recording.lock().recorder.mark_started();
-        self.updates.send_replace(());
-    }
-
-    fn output(&self, stream: Stream, bytes: &[u8]) {
-        let Recording { recorder, masks } = &mut *self.recording.lock();
-        masks.push(stream, bytes, |bytes| recorder.append_output(stream, bytes));
-        self.updates.send_replace(());
-    }
-
-    fn stdin_taken(&self) {
-        self.updates.send_replace(());
-    }
 }
 
 /// Runs as a shim and never returns.
@@ -195,15 +152,9 @@ async fn run_job(
         ));
     };
     let masking = Masking::new(&config.secrets, config.mask);
-    let recording = Recording {
-        recorder: JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?,
-        masks: masking.masks(),
-    };
-    let sink = SpoolSink {
-        spool: &spool,
-        recording: recording.into(),
-        updates: shim.updates.clone(),
-    };
+    let recorder = JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?;
+    let recording = Recording::new(recorder, &masking);
+    let sink = SpoolSink::new(&spool, recording, shim.updates.clone());
     if warm.is_none() {
         make_private_subdir(&sandbox.workspace)?;
         artifacts::make_directory(&sandbox.workspace)?;
@@ -223,7 +174,7 @@ async fn run_job(
     let stays = (session.as_ref(), masking);
     let (end, container) = end_of(start, &exec, stays, (&config, &sink), &shim).await;
     let effective = Some(config.effective.clone());
-    let mut result = sink.recording.lock().take_result(end, effective);
+    let mut result = sink.take_result(end, effective);
     let SandboxConfig { engine, init, .. } = &sandbox;
     if session.is_none() {
         artifacts::collect_into(&mut result, engine, init, &spool).await;

@@ -63,6 +63,7 @@ mod sessions;
 mod settings;
 mod slots;
 mod snapshots;
+mod spool_sink;
 mod stdin;
 mod tombstones;
 mod trash;

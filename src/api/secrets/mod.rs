@@ -101,7 +101,12 @@ mod tests {
     fn value_is_text_for_environment() {
         assert_eq!(check_value("ä\nb".as_bytes()).unwrap(), "ä\nb");
         assert!(check_value(&vec![b'x'; MAX_SECRET_BYTES]).is_ok());
-        for value in [&b""[..], b"a\0b", b"\xff", &vec![b'x'; MAX_SECRET_BYTES + 1]] {
+        for value in [
+            &b""[..],
+            b"a\0b",
+            b"\xff",
+            &vec![b'x'; MAX_SECRET_BYTES + 1],
+        ] {
             assert!(check_value(value).is_err());
         }
     }

@@ -9,8 +9,7 @@ pub const MAX_SECRET_NAME_CHARS: usize = 64;
 /// Pattern of names, for schemas.
 pub const SECRET_NAME_PATTERN: &str = "^[A-Z_][A-Z0-9_]{0,63}$";
 /// Form of a name, in errors.
-const EXPECTED: &str =
-    "1 to 64 of A-Z, 0-9 and _, not beginning with a digit, such as API_TOKEN";
+const EXPECTED: &str = "1 to 64 of A-Z, 0-9 and _, not beginning with a digit, such as API_TOKEN";
 
 /// Name of a secret, also that of its environment variable where a job gives no other.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -82,7 +81,17 @@ mod tests {
         for name in ["A", "_", "API_TOKEN", "A1", &"A".repeat(64)] {
             assert_eq!(name.parse::<SecretName>().unwrap().as_str(), name);
         }
-        for name in ["", "a", "1A", "A-B", "A.B", "Ä", "A B", "A\n", &"A".repeat(65)] {
+        for name in [
+            "",
+            "a",
+            "1A",
+            "A-B",
+            "A.B",
+            "Ä",
+            "A B",
+            "A\n",
+            &"A".repeat(65),
+        ] {
             assert!(name.parse::<SecretName>().is_err(), "{name:?}");
         }
     }

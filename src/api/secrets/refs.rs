@@ -50,7 +50,8 @@ impl<'de> Deserialize<'de> for SecretInput {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretInput, A::Error> {
-                RenamedSecret::deserialize(MapAccessDeserializer::new(map)).map(SecretInput::Renamed)
+                RenamedSecret::deserialize(MapAccessDeserializer::new(map))
+                    .map(SecretInput::Renamed)
             }
         }
         deserializer.deserialize_any(InputVisitor)
@@ -136,8 +137,14 @@ pub(in crate::api) fn check(
         let at = format!("{pointer}/{n}");
         let variable = Env::from([(secret.env.clone(), String::new())]);
         check_env(&at, Some(&variable)).map_err(|problem| {
-            let what = problem.errors.first().map_or("", |error| error.detail.as_str());
-            Problem::field(&at, format!("has the variable {:?}, which {what}", secret.env))
+            let what = problem
+                .errors
+                .first()
+                .map_or("", |error| error.detail.as_str());
+            Problem::field(
+                &at,
+                format!("has the variable {:?}, which {what}", secret.env),
+            )
         })?;
         if refs[..n].iter().any(|other| other.env == secret.env) {
             let detail = format!(

@@ -80,7 +80,8 @@ impl SecretValues {
             .keys()
             .all(|env| refs.iter().any(|secret| secret.env == *env));
         if !names_all || !self.covers(refs) {
-            let detail = "must hold a value for each of the secrets that the sandbox names, and no other";
+            let detail =
+                "must hold a value for each of the secrets that the sandbox names, and no other";
             return Err(Problem::field(pointer, detail));
         }
         if self.bytes() > MAX_JOB_SECRET_BYTES {
@@ -90,7 +91,13 @@ impl SecretValues {
         for (n, value) in self.0.values().enumerate() {
             super::check_value(value.expose().as_bytes()).map_err(|problem| {
                 // Not by the name of the variable: the message is the same for each.
-                Problem::field(pointer, format!("has a value (number {n}) that is invalid: {}", problem.detail))
+                Problem::field(
+                    pointer,
+                    format!(
+                        "has a value (number {n}) that is invalid: {}",
+                        problem.detail
+                    ),
+                )
             })?;
         }
         Ok(())
@@ -120,7 +127,10 @@ mod tests {
     fn debug_shows_no_value() {
         let values: SecretValues = serde_json::from_value(json!({"A": "swordfish"})).unwrap();
         assert_eq!(format!("{values:?}"), "SecretValues({\"A\": ***})");
-        assert_eq!(serde_json::to_value(&values).unwrap(), json!({"A": "swordfish"}));
+        assert_eq!(
+            serde_json::to_value(&values).unwrap(),
+            json!({"A": "swordfish"})
+        );
     }
 
     #[test]

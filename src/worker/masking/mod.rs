@@ -11,6 +11,9 @@
 
 mod automaton;
 mod forms;
+mod recording;
+
+pub(super) use recording::Recording;
 
 use crate::api::{events::Stream, secrets::SecretValues};
 use automaton::{Automaton, Cursor};

@@ -17,7 +17,9 @@ fn masking(values: &[&str]) -> Masking {
 fn masked<'a>(masking: &Masking, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     let (mut masks, mut output) = (masking.masks(), Vec::new());
     for piece in pieces {
-        masks.push(Stream::Stdout, piece, |bytes| output.extend_from_slice(bytes));
+        masks.push(Stream::Stdout, piece, |bytes| {
+            output.extend_from_slice(bytes)
+        });
     }
     masks.finish(|_, bytes| output.extend_from_slice(bytes));
     output
@@ -34,8 +36,14 @@ fn values_are_replaced() {
     assert_eq!(masked_text(&["aaaa"], "aaaaaab"), "***b");
     assert_eq!(masked_text(&["abcd", "cdef"], "xabcdefx"), "x***x");
     // The last character has bits of what follows.
-    assert_eq!(masked_text(&["abcd"], "c3dvcmRmaXNoYWJjZA"), "c3dvcmRmaXNo***A");
-    assert_eq!(masked_text(&["swordfish"], "dG9rZW4c3dvcmRmaXNo"), "dG9rZW4***");
+    assert_eq!(
+        masked_text(&["abcd"], "c3dvcmRmaXNoYWJjZA"),
+        "c3dvcmRmaXNo***A"
+    );
+    assert_eq!(
+        masked_text(&["swordfish"], "dG9rZW4c3dvcmRmaXNo"),
+        "dG9rZW4***"
+    );
     assert_eq!(masked_text(&["abc"], "abc"), "abc");
 }
 
@@ -56,7 +64,9 @@ fn only_beginning_of_value_waits() {
     let mut masks = masking(&["swordfish"]).masks();
     let mut taken = |text: &str| {
         let mut output = Vec::new();
-        masks.push(Stream::Stdout, text.as_bytes(), |bytes| output.extend_from_slice(bytes));
+        masks.push(Stream::Stdout, text.as_bytes(), |bytes| {
+            output.extend_from_slice(bytes)
+        });
         String::from_utf8(output).unwrap()
     };
     assert_eq!(taken("$ "), "$ ");

@@ -18,7 +18,7 @@ use crate::{
     sandbox_init::wire::{ExecEnd, ExecSpec, ExecStreams, InitRequest, Report, Size},
     spool::{ExecRecorder, ExecSpool},
     wait,
-    worker::masking::Masks,
+    worker::masking::Recording,
 };
 use parking_lot::Mutex;
 use std::{
@@ -53,28 +53,8 @@ pub(super) struct RunningExec {
     pub(super) stdin: Arc<AsyncMutex<Option<pipe::Sender>>>,
     /// Whether a call has sent it a signal.
     pub(super) is_signaled: AtomicBool,
-    recording: Mutex<Recording>,
+    recording: Mutex<Recording<ExecRecorder>>,
     has_ended: watch::Sender<bool>,
-}
-
-/// Recorder of an exec, and the masks through which it gets output.
-struct Recording {
-    recorder: ExecRecorder,
-    masks: Masks,
-}
-
-impl Recording {
-    fn append_output(&mut self, stream: Stream, bytes: &[u8]) {
-        let Self { recorder, masks } = self;
-        masks.push(stream, bytes, |bytes| recorder.append_output(stream, bytes));
-    }
-
-    /// Appends what waits at the end of the output.
-    fn finish(&mut self) {
-        let Self { recorder, masks } = self;
-        masks.finish(|stream, bytes| recorder.append_output(stream, bytes));
-        recorder.finish();
-    }
 }
 
 /// Result of a start.
@@ -117,10 +97,8 @@ fn start_recorded(
     exec: &Exec,
 ) -> io::Result<()> {
     let streams = Streams::open(&call)?;
-    let recording = Recording {
-        recorder: spool.recorder(session.log_bytes)?,
-        masks: session.masking.masks(),
-    };
+    let recorder = spool.recorder(session.log_bytes)?;
+    let recording = Recording::new(recorder, &session.masking);
     let handle = session
         .port
         .start(&spec(session, &call), streams.for_init)?;
@@ -261,7 +239,7 @@ impl Guest {
             DRAIN_TIMEOUT
         };
         self.drain(Instant::now() + drain).await;
-        self.running.recording.lock().finish();
+        self.finish_recording();
         let exec = self.ended(&outcome);
         let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
         retry(backoff, "write the end of an exec", || {
@@ -346,6 +324,13 @@ impl Guest {
                 self.record(stream, &bytes);
             }
         }
+    }
+
+    /// Records what waits at the end of the output.
+    fn finish_recording(&self) {
+        let mut recording = self.running.recording.lock();
+        recording.finish_output();
+        recording.recorder.finish();
     }
 
     /// The exec with its end.
