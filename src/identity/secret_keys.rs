@@ -78,7 +78,7 @@ impl SecretKey {
     }
 
     fn seal(&self, owner: Option<UserId>, name: &SecretName, value: &str) -> Option<SecretSealing> {
-        let mut nonce = [0; NONCE_LEN];
+        let mut nonce = [0_u8; NONCE_LEN];
         getrandom::fill(&mut nonce).ok()?;
         // The value is encrypted in place, and no copy of it is left by a growing buffer.
         let mut sealed = Vec::with_capacity(value.len() + TAG_BYTES);
@@ -162,10 +162,7 @@ impl SecretKeys {
     pub(super) fn open(data_dir: &DataDir) -> io::Result<Self> {
         let file = SecretFile {
             name: FILE,
-            validate: |text| {
-                text.lines()
-                    .try_for_each(|line| check_random_secret(line.trim()))
-            },
+            validate: check_keys,
             advice: ADVICE,
         };
         let text = data_dir.secret_if_there(file)?;
@@ -232,6 +229,15 @@ impl SecretKeys {
             spawn_blocking(move || replace_file(&path, text.as_bytes(), Durability::Full));
         written.await.map_err(io::Error::from).flatten()
     }
+}
+
+/// Checks the text of the file; an error completes "its content …".
+fn check_keys(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("is empty");
+    }
+    text.lines()
+        .try_for_each(|line| check_random_secret(line.trim()))
 }
 
 /// Rotation under way.

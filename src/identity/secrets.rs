@@ -14,7 +14,7 @@ use crate::{
         },
     },
     background::run_to_end,
-    store::{SealedSecret, StoreError},
+    store::{Authority, SealedSecret, StoreError},
 };
 
 /// Reason why a job can't get its secrets.
@@ -30,7 +30,8 @@ pub enum SecretError {
     Unreadable(usize, SecretName),
     /// The values are too long together.
     #[error(
-        "its secrets have {0} bytes together, and the limit is {MAX_JOB_SECRET_BYTES}; use fewer, or send a large one as a file"
+        "its secrets have {0} bytes together, and the limit is {limit}; use fewer, or send a large one as a file",
+        limit = MAX_JOB_SECRET_BYTES
     )]
     TooLarge(usize),
     /// The database can't be read.
@@ -186,7 +187,7 @@ impl Identity {
 }
 
 /// Rights for a change: those of an admin for what all users can name.
-fn authority(owner: SecretOwner, caller: &Caller) -> crate::store::Authority {
+fn authority(owner: SecretOwner, caller: &Caller) -> Authority {
     match owner {
         SecretOwner::Me => caller.authority(),
         SecretOwner::Everyone => caller.admin_authority(),

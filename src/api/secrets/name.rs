@@ -17,7 +17,7 @@ pub struct SecretName(String);
 
 /// Text that is not the name of a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the name of a secret must be {EXPECTED}")]
+#[error("the name of a secret must be {}", EXPECTED)]
 pub struct InvalidSecretName;
 
 impl SecretName {
