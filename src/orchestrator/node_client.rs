@@ -31,7 +31,7 @@ pub(super) use sessions::SessionCall;
 use super::AppState;
 use crate::{
     api::{
-        JobId, PAYLOAD_VERSION,
+        JobId,
         events::{LOG_MEDIA_TYPE, LogPart, OutputEncoding, StreamFilter, TailLines},
         jobs::{JobList, JobState, RunJob, stdin::StdinReceipt},
     },
@@ -40,7 +40,7 @@ use crate::{
         client::{Call, CallError, Client},
         client_response::ByteStream,
     },
-    store::{Node, RunningJob},
+    store::Node,
 };
 use events::receive_response;
 use futures_util::FutureExt as _;

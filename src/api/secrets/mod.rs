@@ -39,7 +39,7 @@ named_enum! {
 pub fn check_value(value: &[u8]) -> Result<&str, Problem> {
     let refuse = |detail: String| Err(Problem::field("", detail));
     if value.is_empty() {
-        let detail = "the body is the value of the secret and must not be empty; to remove a secret use DELETE (cynode secrets rm)";
+        let detail = "the value is empty; to remove a secret, use DELETE (cynode secrets rm)";
         return refuse(detail.to_owned());
     }
     if value.len() > MAX_SECRET_BYTES {
