@@ -58,6 +58,7 @@ mod init_alone;
 mod job_ends;
 mod job_limits;
 mod job_logs;
+mod job_secrets;
 mod join_tokens;
 mod kept_logs;
 mod kernel;
