@@ -128,6 +128,7 @@ mod slugs;
 mod snapshots;
 mod soak;
 mod stdin;
+mod stored_secrets;
 mod strangers;
 mod support;
 mod systemd;
