@@ -67,7 +67,8 @@ async fn remove(state: Arc<AppState>, request: Request) -> Reply {
 async fn rotate_key(state: Arc<AppState>, request: Request) -> Reply {
     let action = AuditAction::SecretRotateKey;
     let admin = authenticate_admin(&state, &request, ACCESS, action).await?;
-    let rotated = state.identity.secret_rotate_key(&admin, &request.origin());
+    let origin = request.origin();
+    let rotated = state.identity.secret_rotate_key(&admin, &origin);
     response::ok(&rotated.await?)
 }
 

@@ -49,12 +49,13 @@ fn add_forms(forms: &mut BTreeSet<Vec<u8>>, value: &str) {
             forms.insert(text.into_bytes());
         }
     }
-    for (is_plain, is_upper) in [
-        (is_unreserved as fn(u8) -> bool, true),
+    let ways: [(fn(u8) -> bool, bool); 4] = [
+        (is_unreserved, true),
         (is_unreserved, false),
         (is_plain_in_path, true),
         (is_plain_in_path, false),
-    ] {
+    ];
+    for (is_plain, is_upper) in ways {
         forms.insert(percent_encoded(value, is_plain, is_upper));
     }
     // With the quotes.
