@@ -94,6 +94,16 @@ pub struct SecretRef {
     pub env: String,
 }
 
+/// As `--secret` names it: `NAME`, or `NAME:ENV`.
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.env {
+            env if env == self.name.as_str() => self.name.fmt(f),
+            env => write!(f, "{}:{env}", self.name),
+        }
+    }
+}
+
 impl From<SecretInput> for SecretRef {
     fn from(input: SecretInput) -> Self {
         let (name, env) = match input {

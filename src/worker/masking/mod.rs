@@ -8,6 +8,9 @@
 //! A value may arrive in pieces, so bytes that could be the beginning of one wait for what follows: never more than the
 //! longest form less one byte, and nothing waits where the output can't be the beginning of any. What waits at the end of
 //! the output is written then.
+//!
+//! At a terminal, up to three bytes wait for a moment only: else a letter that is typed would show late where it is the first
+//! of a value. A value that arrives so slowly is masked from its fourth byte on.
 
 mod automaton;
 mod forms;
@@ -21,6 +24,8 @@ use std::sync::Arc;
 
 /// Text in place of a value.
 const MASK: &[u8] = b"***";
+/// Most bytes of a value that a terminal shows before the rest is there.
+const MAX_RELEASED_BYTES: usize = 3;
 
 /// Values that are masked in the output of the commands of one sandbox; cheap to clone.
 #[derive(Clone, Default)]
@@ -53,6 +58,22 @@ impl Masks {
         let ready = mask.push(bytes);
         if !ready.is_empty() {
             write(&ready);
+        }
+    }
+
+    /// Whether a stream holds back so little that it may be handed on for a person who waits for it.
+    fn may_release(&self, stream: Stream) -> bool {
+        let waiting = self.0[stream as usize].waiting.len();
+        (1..=MAX_RELEASED_BYTES).contains(&waiting)
+    }
+
+    /// Hands on what a stream holds back, though it may turn out to be the beginning of a value, whose rest is masked then.
+    fn release(&mut self, stream: Stream, write: impl FnOnce(&[u8])) {
+        if self.may_release(stream) {
+            let released = self.0[stream as usize].release();
+            if !released.is_empty() {
+                write(&released);
+            }
         }
     }
 
@@ -108,7 +129,13 @@ impl StreamMask {
             }
         }
         let depth = u64::from(automaton.depth(self.cursor));
-        self.take(position - depth)
+        // Some of it may have been released.
+        self.take((position - depth).max(self.start))
+    }
+
+    /// Returns what waits, and goes on to look for the values that it may begin.
+    fn release(&mut self) -> Vec<u8> {
+        self.take(self.start + self.waiting.len() as u64)
     }
 
     /// Returns what waits, at the end of the stream.

@@ -45,6 +45,17 @@ impl<R: RecordOutput> Recording<R> {
         masks.push(stream, bytes, |bytes| recorder.append_output(stream, bytes));
     }
 
+    /// Whether so little of a stream waits that a person should see it.
+    pub(in crate::worker) fn may_release(&self, stream: Stream) -> bool {
+        self.masks.may_release(stream)
+    }
+
+    /// Appends what little of a stream waits.
+    pub(in crate::worker) fn release(&mut self, stream: Stream) {
+        let Self { recorder, masks } = self;
+        masks.release(stream, |bytes| recorder.append_output(stream, bytes));
+    }
+
     /// Appends what waits at the end of the output.
     pub(in crate::worker) fn finish_output(&mut self) {
         let Self { recorder, masks } = self;

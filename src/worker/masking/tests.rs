@@ -77,6 +77,18 @@ fn only_beginning_of_value_waits() {
 }
 
 #[test]
+fn little_is_released_and_rest_masked() {
+    let mut mask = StreamMask::new(&masking(&["swordfish"]));
+    assert_eq!(mask.push(b"$ sw"), b"$ ");
+    assert_eq!(mask.release(), b"sw");
+    assert_eq!(mask.push(b"ordfis"), b"");
+    assert_eq!(mask.push(b"h!"), b"***!");
+    assert_eq!(mask.push(b"s"), b"");
+    assert_eq!(mask.release(), b"s");
+    assert_eq!(mask.push(b"o swordfish"), b"o ***");
+}
+
+#[test]
 fn streams_are_masked_apart() {
     let mut masks = masking(&["swordfish"]).masks();
     let mut output = Vec::new();

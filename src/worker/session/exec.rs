@@ -1,7 +1,7 @@
 //! An exec in its shim: started once, recorded as it prints, and ended with its record.
 
 use super::{
-    pipes::{OutputPipe, Streams},
+    pipes::{OutputPipe, Streams, discard},
     protocol::ExecCall,
     server::Session,
 };
@@ -42,6 +42,8 @@ const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Same for one whose processes may live on.
 const DETACHED_DRAIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// Time for which a terminal waits for the rest of what may be a secret.
+const RELEASE_DELAY: Duration = Duration::from_millis(50);
 /// Shortest and longest pause before an end is written again for which there was no room.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -255,7 +257,7 @@ impl Guest {
     /// Records the exec until it has ended, or its sandbox.
     async fn follow(&mut self, timeout: Option<Duration>) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut limit = Limit::None;
+        let (mut limit, mut release_at) = (Limit::None, None);
         loop {
             let [stdout, stderr] = &mut self.output;
             let (stream, bytes) = tokio::select! {
@@ -284,8 +286,16 @@ impl Guest {
                     limit = self.on_limit(limit);
                     continue;
                 }
+                () = due(release_at) => {
+                    release_at = None;
+                    self.running.recording.lock().release(Stream::Stdout);
+                    self.session.updates.send_replace(());
+                    continue;
+                }
             };
             self.record(stream, &bytes);
+            let is_typed = self.exec.tty && self.running.recording.lock().may_release(stream);
+            release_at = is_typed.then(|| Instant::now() + RELEASE_DELAY);
         }
     }
 
@@ -368,14 +378,11 @@ impl Guest {
     }
 }
 
-/// Reads what processes print that live on, which a closed pipe would end.
-async fn discard(mut output: [OutputPipe; 2]) {
-    while output.iter().any(OutputPipe::is_open) {
-        let [stdout, stderr] = &mut output;
-        tokio::select! {
-            _ = stdout.read(), if stdout.is_open() => {}
-            _ = stderr.read(), if stderr.is_open() => {}
-        }
+/// Waits until a time, for ever where there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
