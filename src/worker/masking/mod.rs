@@ -129,8 +129,13 @@ impl StreamMask {
             }
         }
         let depth = u64::from(automaton.depth(self.cursor));
-        // Some of it may have been released.
-        self.take((position - depth).max(self.start))
+        // Some of what waits may have been handed on before it was known to be part of another value.
+        let safe = (position - depth).max(self.start);
+        // A value that is complete needs no wait, though it may be the beginning of a longer one.
+        let is_reached = |(from, to): &&(u64, u64)| *from <= safe && safe < *to;
+        let value = self.covered.iter().find(is_reached);
+        let until = value.map_or(safe, |(_, to)| *to);
+        self.take(until)
     }
 
     /// Returns what waits, and goes on to look for the values that it may begin.

@@ -73,7 +73,8 @@ fn only_beginning_of_value_waits() {
     assert_eq!(taken("a swo"), "a ");
     assert_eq!(taken("rm\n"), "sworm\n");
     assert_eq!(taken("sword"), "");
-    assert_eq!(taken("fish\n"), "***\n");
+    assert_eq!(taken("fish"), "***");
+    assert_eq!(taken("\n"), "\n");
 }
 
 #[test]
