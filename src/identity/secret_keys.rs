@@ -89,7 +89,7 @@ impl SecretKey {
         encrypted.ok()?;
         Some(SecretSealing {
             key_id: self.id.clone(),
-            bytes: [&nonce[..], &sealed].concat(),
+            bytes: [&nonce[..], &sealed[..]].concat(),
         })
     }
 

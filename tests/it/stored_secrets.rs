@@ -2,7 +2,7 @@
 
 use crate::support::{
     Api, Cluster, Orchestrator, Reply,
-    process::{piped, run},
+    process::{at_terminal, piped, run},
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -197,6 +197,14 @@ fn command_line_stores_and_uses_secrets() {
         unknown.stderr.contains("cynode secrets set NONE"),
         "{unknown:?}"
     );
+    let set = ["secrets", "set", "TYPED"];
+    let typed = at_terminal(&mut cluster.cli(&set), "typed value\n");
+    assert_eq!(typed.code, 0, "{typed:?}");
+    assert!(typed.stdout.contains("Value of TYPED"), "{typed:?}");
+    let flags = ["run", "--secret", "TYPED", "--no-mask"];
+    let command = ["--", "sh", "-c", "echo \"$TYPED\""];
+    let shown = cluster.run(&[&flags[..], &command].concat());
+    assert_eq!(shown.stdout, "typed value\n", "{shown:?}");
     let argument = run(&mut cluster.cli(&["secrets", "set", "TOKEN", "swordfish"]));
     assert_ne!(argument.code, 0, "a value is never an argument");
     let rotated = cluster.run(&["secrets", "rotate-key"]);

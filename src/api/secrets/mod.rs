@@ -105,7 +105,7 @@ mod tests {
             &b""[..],
             b"a\0b",
             b"\xff",
-            &vec![b'x'; MAX_SECRET_BYTES + 1],
+            &vec![b'x'; MAX_SECRET_BYTES + 1][..],
         ] {
             assert!(check_value(value).is_err());
         }
