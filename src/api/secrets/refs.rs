@@ -97,10 +97,11 @@ pub struct SecretRef {
 /// As `--secret` names it: `NAME`, or `NAME:ENV`.
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.env {
-            env if env == self.name.as_str() => self.name.fmt(f),
-            env => write!(f, "{}:{env}", self.name),
+        f.write_str(self.name.as_str())?;
+        if self.env == self.name.as_str() {
+            return Ok(());
         }
+        write!(f, ":{}", self.env)
     }
 }
 
