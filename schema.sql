@@ -269,6 +269,19 @@ CREATE TABLE inference_usage (
 CREATE INDEX inference_usage_by_day ON inference_usage (day);
 CREATE INDEX inference_usage_by_task ON inference_usage (task_id) WHERE task_id <> '';
 
+-- Secrets for jobs. A value is encrypted with a key in keys/secrets.key, and bound to owner, name and key: a row that is
+-- copied to another name can't be read. An empty owner stands for all users.
+CREATE TABLE secrets (
+    owner      TEXT NOT NULL,                       -- id of the user, or empty
+    name       TEXT NOT NULL,
+    key_id     TEXT NOT NULL,                       -- first 16 hex digits of the SHA-256 of the key
+    sealed     BLOB NOT NULL,                       -- nonce (12 bytes), ciphertext, tag (16 bytes); AES-256-GCM
+    set_by     TEXT NOT NULL REFERENCES users (id),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,                    -- of its value
+    PRIMARY KEY (owner, name)
+) STRICT;
+
 -- Number of queued tasks by user, and the bytes of their specs. Maintained by triggers, so that every write keeps
 -- it right, and a read costs the same for any length of the queue.
 CREATE TABLE queue_depths (

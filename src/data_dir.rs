@@ -147,6 +147,11 @@ impl DataDir {
         Ok((text, true))
     }
 
+    /// Reads a secret; `None` where there is none. Fails where the file is there and can't be used.
+    pub fn secret_if_there(&self, file: SecretFile) -> io::Result<Option<Zeroizing<String>>> {
+        file.read(&self.join(file.name))
+    }
+
     /// Changes `addresses.json`, and keeps the addresses of other roles in it. The file is for scripts. No role needs
     /// it, so a damaged one, or one that can't be written, is logged and stops no start.
     pub fn update_addresses(&self, change: impl FnOnce(&mut Addresses)) {

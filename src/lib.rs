@@ -51,6 +51,7 @@
 //! | snapshots of sandboxes | `worker/snapshots/`, `engine/snapshots.rs`, `engine/copy_tree.rs` |
 //! | models inside of a sandbox | `sandbox_init/inference.rs`, `sandbox/listeners.rs`, `worker/sandbox_inference.rs`, `orchestrator/control_plane/inference.rs` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
+//! | secrets of jobs | stored: `identity/secrets.rs`, `identity/secret_keys.rs`; sent: `orchestrator/dispatch/request.rs`; given to the command: `worker/job_shim.rs`; masked in output: `worker/masking/` |
 //! | join tokens | text: `api/nodes/join_token.rs`; User API: `orchestrator/join_tokens.rs`; checks: `identity/nodes.rs`, `store/types/join_tokens.rs`; at a node: `roles/credentials.rs` |
 //! | TLS of the orchestrator | which listeners: `orchestrator/encryption.rs`; `tls/server.rs`, `tls/certificate.rs`, `http/handshake.rs`; HTTP/2: `http/http2.rs`; plain HTTP at such a port: `http/tls_only.rs` |
 //! | tunnels of nodes | `http/tunnel/` (flow control, both ends), `orchestrator/tunnels.rs`, `node/tunnel.rs`; which way is taken: `node/register/ways.rs`, `orchestrator/node_address.rs` |

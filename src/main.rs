@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Nodes(command) => client::nodes::nodes(command),
         Command::Users(command) => client::users::users(command),
         Command::Keys(command) => client::keys::keys(command),
+        Command::Secrets(command) => client::secrets::secrets(command),
         Command::Usage(args) => client::usage::usage(&args),
         Command::Audit(args) => client::users::audit(&args),
         Command::Status(args) => client::nodes::status(&args),

@@ -151,6 +151,22 @@ pub enum AuditAction {
     #[serde(rename = "key.use")]
     #[strum(serialize = "key.use")]
     KeyUse,
+    /// New value of a secret.
+    #[serde(rename = "secret.set")]
+    #[strum(serialize = "secret.set")]
+    SecretSet,
+    /// Deletion of a secret.
+    #[serde(rename = "secret.delete")]
+    #[strum(serialize = "secret.delete")]
+    SecretDelete,
+    /// Creation of a task or sandbox that gets secrets.
+    #[serde(rename = "secret.use")]
+    #[strum(serialize = "secret.use")]
+    SecretUse,
+    /// New key for all secrets.
+    #[serde(rename = "secret.rotate_key")]
+    #[strum(serialize = "secret.rotate_key")]
+    SecretRotateKey,
     /// Request to a model.
     #[serde(rename = "inference.request")]
     #[strum(serialize = "inference.request")]
@@ -211,7 +227,8 @@ pub struct AuditEvent {
     /// Handle or slug of the actor. Unknown names are not kept: people type passwords there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
-    /// Handle or slug of the target; the id of a task, a sandbox or a join token, the prefix of an API key, the name of a model.
+    /// Handle or slug of the target; the id of a task, a sandbox or a join token, the prefix of an API key, the name of a model
+    /// or a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Address of the client; absent for actions of the orchestrator itself.
@@ -222,7 +239,7 @@ pub struct AuditEvent {
     pub request_id: Option<String>,
     /// Reason of a failure; for a changed address, the old one and the new one; for a pushed image, its name; for an
     /// artifact that was deleted to make room for another one, that; for an API key, its name and scopes; for a join token, its
-    /// uses, slug and expiry; for a registration by one, its id; for a request to a model, its node, tokens and duration.
+    /// uses, slug and expiry; for a registration by one, its id; for the use of secrets, their names; for a request to a model, its node, tokens and duration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Prefix of the API key by which the actor called; absent for a login.

@@ -17,7 +17,11 @@ pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
 use super::{
-    JobId, TaskId, check_version, image::ImageRef, problem::Problem, sandboxes::SessionSpec,
+    JobId, TaskId, check_version,
+    image::ImageRef,
+    problem::Problem,
+    sandboxes::SessionSpec,
+    secrets::{SecretRef, SecretValues},
     size::ByteSize,
 };
 use files::{Content, JobFile};
@@ -75,6 +79,9 @@ pub struct RunJob {
     pub attempt: u32,
     /// Sandbox and command.
     pub sandbox: SandboxSpec,
+    /// Values of the secrets that the sandbox names. They are apart from it, since it is kept on disk and they are not.
+    #[serde(default, skip_serializing_if = "SecretValues::is_empty")]
+    pub secrets: SecretValues,
 }
 
 const fn first_attempt() -> u32 {
@@ -143,6 +150,12 @@ pub struct SandboxSpec {
     /// Times of a sandbox that stays and runs [execs](super::sandboxes::exec): it has no command of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionSpec>,
+    /// Secrets whose values become variables: their names alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
+    /// Whether values of secrets are masked in output; true where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<bool>,
 }
 
 impl SandboxSpec {
@@ -176,6 +189,7 @@ impl RunJob {
         check_env("/sandbox/env", self.sandbox.env.as_ref())?;
         check_timeout("/sandbox/timeout_seconds", self.sandbox.timeout_seconds)?;
         self.sandbox.check_extras("/sandbox")?;
+        self.secrets.check("/secrets", &self.sandbox.secrets)?;
         parse_image("/sandbox/image", &self.sandbox.image)
     }
 }

@@ -21,6 +21,7 @@ pub mod nodes;
 pub mod problem;
 mod requirements;
 pub mod sandboxes;
+pub mod secrets;
 pub mod size;
 pub mod snapshots;
 mod string_form;

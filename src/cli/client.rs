@@ -1,7 +1,7 @@
 //! Flags and arguments of the client commands.
 
 use super::{
-    FileFlags, ResourceFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
+    FileFlags, ResourceFlags, SecretFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
     values::parse_pull,
 };
 use crate::api::jobs::PullPolicy;
@@ -75,6 +75,8 @@ pub struct TaskFlags {
     pub priority: Option<i32>,
     #[command(flatten)]
     pub files: FileFlags,
+    #[command(flatten)]
+    pub secrets: SecretFlags,
     #[command(flatten)]
     pub limits: ResourceFlags,
 }

@@ -23,6 +23,7 @@ mod orchestrator;
 mod roles;
 mod sandbox;
 mod sandboxes;
+mod secrets;
 mod tls;
 mod values;
 mod variables;
@@ -40,6 +41,7 @@ pub use orchestrator::*;
 pub use roles::*;
 pub use sandbox::*;
 pub use sandboxes::*;
+pub use secrets::*;
 pub use tls::*;
 pub(crate) use variables::warn_about_unknown;
 
@@ -187,6 +189,9 @@ pub enum Command {
     /// Create, list and revoke API keys, with which programs call the orchestrator
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Store secrets, such as tokens, that tasks and sandboxes get as variables
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Show the use of models: requests and tokens by user, API key and model
     Usage(UsageArgs),
     /// Show the audit log: logins, registrations, administration (admins only)

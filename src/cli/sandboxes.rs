@@ -1,6 +1,6 @@
 //! Arguments of `cynode sandbox`, `cynode exec` and `cynode shell`.
 
-use super::{ClientFlags, ResourceFlags, number, parse_duration};
+use super::{ClientFlags, ResourceFlags, SecretFlags, number, parse_duration};
 use crate::api::{nodes::check_slug, snapshots};
 use clap::{Args, Subcommand};
 use std::time::Duration;
@@ -83,6 +83,8 @@ pub struct SandboxCreateArgs {
     /// Print its id at once, even where it does not run yet
     #[arg(long, help_heading = "Scheduling")]
     pub no_wait: bool,
+    #[command(flatten)]
+    pub secrets: SecretFlags,
     #[command(flatten)]
     pub limits: ResourceFlags,
 }

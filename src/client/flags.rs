@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 45] = [
+const FLAGS: [(&str, &str); 46] = [
     ("action", "--action"),
     ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
@@ -40,6 +40,7 @@ const FLAGS: [(&str, &str); 45] = [
     ("pull", "--pull"),
     ("scopes", "--scope"),
     ("script", "the script"),
+    ("secrets", "--secret"),
     ("shm_size", "--shm-size"),
     ("since", "--since"),
     ("status", "--status"),

@@ -1,4 +1,4 @@
-//! Client commands: `cynode run`, `task`, `sandbox`, `exec`, `shell`, `artifacts`, `images`, `models`, `chat`, `nodes`, `users`, `keys`, `usage`, `audit`, `login`, `passwd`,
+//! Client commands: `cynode run`, `task`, `sandbox`, `exec`, `shell`, `artifacts`, `images`, `models`, `chat`, `nodes`, `users`, `keys`, `secrets`, `usage`, `audit`, `login`, `passwd`,
 //! `status`.
 //!
 //! Results go to stdout, everything else to stderr. The client is blocking throughout, over `ureq`, and uses
@@ -34,6 +34,7 @@ mod receive;
 mod remarks;
 pub mod run;
 pub mod sandbox;
+pub mod secrets;
 mod sse;
 mod stdin;
 pub mod task;

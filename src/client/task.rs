@@ -65,6 +65,8 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         task_name: flags.name,
         image: flags.image,
         env: env_of_flags(flags.env)?,
+        secrets: flags.secrets.inputs(),
+        mask: flags.secrets.mask(),
         timeout_seconds: flags.timeout.map(seconds),
         // A grace too long for the field is too long for the orchestrator, too, which says so.
         grace_seconds: (flags.grace.map(seconds)).map(|s| s.try_into().unwrap_or(u32::MAX)),

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     api::{
         jobs::resources::GpuRequest,
+        secrets::SecretRef,
         tasks::{Task, TaskDetails, TaskFile, TaskResult},
         time::Time,
     },
@@ -74,6 +75,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
     let TaskDetails {
         node_labels,
         env_names,
+        secrets,
         grace_seconds,
         cpus,
         memory,
@@ -93,6 +95,10 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         ("grace", grace_seconds.map(|grace| seconds(grace.into()))),
         ("labels", list(node_labels)),
         ("env", list(env_names)),
+        (
+            "secrets",
+            (!secrets.is_empty()).then(|| secrets_text(secrets)),
+        ),
         ("gpus", gpus.as_ref().map(gpus_text)),
         ("cpus", cpus.map(|cpus| cpus.to_string())),
         ("memory", memory.map(|size| size.to_string())),
@@ -117,6 +123,11 @@ fn time_limit(task: &Task) -> Option<String> {
         (Some(seconds), _) | (None, Some(seconds)) => Some(format!("{seconds} s")),
         (None, None) => None,
     }
+}
+
+fn secrets_text(secrets: &[SecretRef]) -> String {
+    let secrets = secrets.iter().map(|secret| clean(&secret.to_string()));
+    secrets.collect::<Vec<_>>().join(", ")
 }
 
 fn gpus_text(gpus: &GpuRequest) -> String {

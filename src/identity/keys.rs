@@ -1,5 +1,6 @@
 //! Keys of the orchestrator: files of mode 0600, never in the database, never in the log.
 
+use super::secret_keys::{self, SecretKeys};
 use crate::{
     api::nodes::PreSharedKeys,
     data_dir::{DataDir, SecretFile},
@@ -25,6 +26,7 @@ pub struct Keys {
     pub(super) user_token: Zeroizing<String>,
     pub(super) node_token: Zeroizing<String>,
     pub(super) worker_token: Zeroizing<String>,
+    pub(super) secrets: SecretKeys,
     /// Pre-shared keys, of which the newest is shown.
     psks: PreSharedKeys,
     /// Whether this start generated the pre-shared key.
@@ -68,6 +70,7 @@ impl Keys {
             user_token: key(USER_TOKEN_FILE)?,
             node_token: key(NODE_TOKEN_FILE)?,
             worker_token: key(WORKER_TOKEN_FILE)?,
+            secrets: SecretKeys::open(data_dir)?,
             psks,
             is_psk_generated,
         })
@@ -76,12 +79,18 @@ impl Keys {
     /// Path of a key that an earlier start generated, if there is one. The pre-shared key does not count: an
     /// operator may have put it there.
     pub fn find(data_dir: &Path) -> Option<PathBuf> {
-        let keys =
-            [USER_TOKEN_FILE, NODE_TOKEN_FILE, WORKER_TOKEN_FILE].map(|name| data_dir.join(name));
+        let names = [
+            USER_TOKEN_FILE,
+            NODE_TOKEN_FILE,
+            WORKER_TOKEN_FILE,
+            secret_keys::FILE,
+        ];
+        let keys = names.map(|name| data_dir.join(name));
         keys.into_iter().find(|key| key.exists())
     }
 
-    /// Paths of the missing keys, including the pre-shared key unless the operator `has_psk`.
+    /// Paths of the missing keys, including the pre-shared key unless the operator `has_psk`. That of secrets is none of
+    /// them: it is made with the first secret.
     pub fn missing(data_dir: &Path, has_psk: bool) -> Vec<PathBuf> {
         let psk = (!has_psk).then_some(PSK_FILE);
         let names = [USER_TOKEN_FILE, NODE_TOKEN_FILE, WORKER_TOKEN_FILE]

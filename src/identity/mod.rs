@@ -18,6 +18,8 @@ mod nodes;
 mod own_password;
 mod password;
 mod rate_limits;
+mod secret_keys;
+mod secrets;
 mod sessions;
 mod throttle;
 mod tokens;
@@ -27,6 +29,7 @@ pub use caller::{Access, Caller, Credential};
 pub use keys::Keys;
 pub use nodes::NodeCredential;
 pub use password::hash as hash_password;
+pub use secrets::SecretError;
 pub use users::UserAction;
 
 use crate::{

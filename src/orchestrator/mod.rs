@@ -14,6 +14,7 @@
 //! | calls of models | [`inference`] |
 //! | exercises with a backup | [`drill`] |
 //! | join tokens | [`join_tokens`] |
+//! | secrets of jobs | [`secrets`], and [`identity`](crate::identity) |
 //! | calls to nodes | [`node_client`], [`node_address`], [`tunnels`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
 //!
 //! At a shutdown the listeners finish their answers and the scheduler stops. Running jobs stay on their
@@ -58,6 +59,7 @@ mod recovery;
 mod refusals;
 mod sandboxes;
 pub mod scheduler;
+mod secrets;
 mod sends;
 mod settings;
 mod slots;

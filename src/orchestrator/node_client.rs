@@ -32,16 +32,16 @@ pub(super) use sessions::SessionCall;
 use super::AppState;
 use crate::{
     api::{
-        JobId, PAYLOAD_VERSION,
+        JobId,
         events::{LOG_MEDIA_TYPE, LogPart, OutputEncoding, StreamFilter, TailLines},
-        jobs::{JobList, JobState, RunJob, SandboxSpec, stdin::StdinReceipt},
+        jobs::{JobList, JobState, RunJob, stdin::StdinReceipt},
     },
     backoff::Backoff,
     http::{
         client::{Call, CallError, Client},
         client_response::ByteStream,
     },
-    store::{Node, RunningJob},
+    store::Node,
 };
 use events::receive_response;
 use futures_util::FutureExt as _;
@@ -153,15 +153,8 @@ impl<'a> NodeClient<'a> {
     ///
     /// The answer may take as long as the job, so the sandbox is kept meanwhile only while the node may know no
     /// other token than the applied one.
-    pub(super) fn run(&self, job: &RunningJob, sandbox: SandboxSpec) -> PendingResponse<'a> {
+    pub(super) fn run(&self, body: RunJob) -> PendingResponse<'a> {
         let this = self.clone();
-        let body = RunJob {
-            version: PAYLOAD_VERSION,
-            task_id: job.task_id,
-            job_id: job.id,
-            attempt: job.attempt,
-            sandbox,
-        };
         async move {
             let call = |token: &str, body: &RunJob| {
                 let call = this.authorized_call(Method::POST, ":run?output=false", token);

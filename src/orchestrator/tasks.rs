@@ -8,7 +8,7 @@ use super::{
     AppState,
     artifacts::{self, StoredInputs},
     cancel::{self, CancelError},
-    readiness, sandboxes, task_log, waiting,
+    readiness, sandboxes, secrets, task_log, waiting,
 };
 use crate::{
     api::{
@@ -40,12 +40,14 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a task, which is stored when this returns. The same `idempotency_key` with the same request
 /// returns the task that the first call created.
 ///
-/// Fails where a field is invalid, there is no such snapshot, the key was used for another request, or the queue is full.
+/// Fails where a field is invalid, there is no such snapshot or secret, the key was used for another request, or the queue is
+/// full.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
     mut request: CreateTask,
     idempotency_key: Option<String>,
+    origin: &RequestOrigin,
 ) -> Result<Task, ApiError> {
     let key = match idempotency_key {
         Some(key) => Some(IdempotencyKey {
@@ -61,8 +63,9 @@ pub(super) async fn create(
     request.image = resolve_image(request.image.take(), caller.user.id)?;
     let mut spec = request.resolve(state.settings.default_image.as_str())?;
     let mut stored = StoredInputs::default();
-    if !inputs.is_empty() || is_snapshot(&spec.sandbox.image) {
-        // The artifacts, or the snapshot, that the first request named may be gone by now.
+    let sandbox = &spec.sandbox;
+    if !inputs.is_empty() || is_snapshot(&sandbox.image) || !sandbox.secrets.is_empty() {
+        // The artifacts, the snapshot or the secrets that the first request named may be gone by now.
         if let Some(key) = &key
             && let Some(outcome) = state
                 .store
@@ -73,6 +76,8 @@ pub(super) async fn create(
         }
     }
     sandboxes::check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
+    secrets::check(state, caller.user.id, &spec.sandbox).await?;
+    let secrets_used = secrets::use_event(caller, &spec.sandbox, origin);
     if !inputs.is_empty() {
         stored = artifacts::store_inputs(state, caller, inputs).await?;
         spec.sandbox.files = std::mem::take(&mut stored.files);
@@ -92,6 +97,7 @@ pub(super) async fn create(
             task_log::created(task.id);
             shared.jobs.wake.notify_one();
             stored.release();
+            secrets::record_use(&shared, secrets_used, task.id).await;
             sandboxes::fail_if_deleted(&shared, user, &image).await;
         }
         outcome

@@ -11,6 +11,7 @@ mod nodes;
 mod placement;
 mod queue;
 mod sandboxes;
+mod secrets;
 mod tasks;
 mod users;
 
@@ -34,6 +35,7 @@ pub use sandboxes::{
     CreateSandboxOutcome, SandboxEnd, SandboxFilter, SandboxLimits, SandboxPage, SandboxRecord,
     SnapshotWaiter, StoredSandbox,
 };
+pub use secrets::{Resealed, SealedSecret, SecretSealing};
 pub use tasks::{
     CreateOutcome, DeleteOutcome, ExpiredBatch, IdempotencyKey, MAX_OFFSET, QueueLimit,
     QueueLimits, Retention, TaskFilter, TaskMatch, TaskPage, TaskRequirements,

@@ -25,6 +25,7 @@ use crate::{
         is_valid_instance_id,
         jobs::{JobList, RunJob, SandboxSpec, stdin::MAX_PIECE_BYTES},
         problem::{Problem, ProblemKind},
+        secrets::SecretValues,
     },
     background::BackgroundTasks,
     http::{
@@ -153,7 +154,10 @@ impl Api {
         let admission = self.ledger.admit(owner.clone(), &wanted, image).await?;
         match admission {
             Admission::Known(job) => Ok(job),
-            Admission::New(reservation) => self.accept(owner, reservation, wanted.sandbox).await,
+            Admission::New(reservation) => {
+                let parts = (wanted.sandbox, wanted.secrets);
+                self.accept(owner, reservation, parts).await
+            }
         }
     }
 
@@ -162,10 +166,13 @@ impl Api {
         self: &Arc<Self>,
         owner: Option<OrchestratorId>,
         reservation: Reservation,
-        spec: SandboxSpec,
+        parts: (SandboxSpec, SecretValues),
     ) -> Result<Arc<Job>, Problem> {
         let api = Arc::clone(self);
-        let accepted = async move { api.write_and_start(owner.as_ref(), reservation, spec).await };
+        let accepted = async move {
+            api.write_and_start(owner.as_ref(), reservation, parts)
+                .await
+        };
         let accepted = self.job_tasks.run_to_end("accept_job", accepted);
         accepted.await.map_err(|_| Problem::internal())?
     }
@@ -174,7 +181,7 @@ impl Api {
         &self,
         owner: Option<&OrchestratorId>,
         reservation: Reservation,
-        spec: SandboxSpec,
+        (spec, secrets): (SandboxSpec, SecretValues),
     ) -> Result<Arc<Job>, Problem> {
         let mut ready = self.ensure_sole_orchestrator(owner);
         if ready.is_ok() {
@@ -192,7 +199,7 @@ impl Api {
             }
         };
         let (job, spec) = reservation.commit(spec).await?;
-        self.start(&job, JobStart::New(spec.into(), pins));
+        self.start(&job, JobStart::New(spec.into(), pins, secrets));
         if !job.accepted.gpus.is_empty() {
             self.ctx.changed.send_replace(());
         }

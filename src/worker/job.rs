@@ -31,6 +31,7 @@ use crate::{
     api::{
         jobs::{JobError, JobErrorKind, Outcome, SandboxSpec},
         sandboxes::EndReason,
+        secrets::SecretValues,
     },
     backoff::Backoff,
     contents::Pin,
@@ -54,8 +55,8 @@ const SLOW_START_DELAY: Duration = Duration::from_secs(10);
 
 /// State in which a job is found.
 pub(super) enum JobStart {
-    /// Accepted just now, with its contents.
-    New(Box<SandboxSpec>, Vec<Pin>),
+    /// Accepted just now, with its contents and the values of its secrets.
+    New(Box<SandboxSpec>, Vec<Pin>, SecretValues),
     /// Accepted by an earlier process; no handle where its shim is gone.
     Adopted(Option<ShimHandle>),
 }
@@ -90,6 +91,8 @@ pub(super) async fn run(ctx: Arc<WorkerContext>, job: Arc<Job>, start: JobStart)
 struct Held<'a> {
     /// Contents: after a shim that is killed, files are placed again.
     pins: Vec<Pin>,
+    /// Values of secrets, which are nowhere else on this node: another shim may need them.
+    secrets: SecretValues,
     /// Mark of a start.
     mark: Option<StartMark<'a>>,
 }
@@ -98,8 +101,8 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
     let live = ctx.live.register(job);
     let mut held = Held::default();
     let mut pending = match start {
-        JobStart::New(spec, pins) => {
-            held.pins = pins;
+        JobStart::New(spec, pins, secrets) => {
+            (held.pins, held.secrets) = (pins, secrets);
             Some(*spec)
         }
         JobStart::Adopted(handle) => run_adopted(ctx, &live, handle).await,
@@ -109,6 +112,9 @@ async fn run_attempt(ctx: &WorkerContext, job: &Arc<Job>, start: JobStart) {
         if let Some(prompt) = &spec.prompt {
             let end = prompt::answer(ctx, job, prompt, spec.timeout_seconds).await;
             return end_without_shim(ctx, job, end).await;
+        }
+        if !held.secrets.covers(&spec.secrets) {
+            return end_without_shim(ctx, job, secrets_lost()).await;
         }
         if held.pins.is_empty() {
             // Of an earlier process; one that is gone since is reported when it is placed.
@@ -158,7 +164,8 @@ async fn run_in_sandbox<'a>(
             return None;
         }
     };
-    match job_start::start(ctx, live, &spec, &prepared, may_be_warm).await {
+    let started = job_start::start(ctx, live, (&spec, &held.secrets), &prepared, may_be_warm);
+    match started.await {
         Ok(Started { handle, mark }) => {
             held.mark = mark;
             supervise(ctx, job, handle, (&mut prepared.slot, held)).await;
@@ -179,6 +186,13 @@ fn not_started(job: &Job, spec: &SandboxSpec, error: PrepareError) -> JobEnd {
         end.session = Some(EndReason::Shutdown);
     }
     end
+}
+
+/// End of a job whose secrets were in the memory of an earlier process. The orchestrator has them, and sends another attempt.
+fn secrets_lost() -> JobEnd {
+    let message = "the node was restarted before the command began, and keeps the values of secrets in its memory only; \
+                   another attempt gets them again";
+    JobEnd::failed(JobErrorKind::SecretsLost, message)
 }
 
 /// Keeps the image of a job that an earlier process has begun.
@@ -212,7 +226,8 @@ async fn supervise(
             }
             is_alive = handle.changed() => {
                 record_end(ctx, job).await;
-                let is_held = !held.pins.is_empty() || held.mark.is_some();
+                let has_files = !held.pins.is_empty() || !held.secrets.is_empty();
+                let is_held = has_files || held.mark.is_some();
                 if is_held && !job.with_spool(Spool::has_request).await.unwrap_or(true) {
                     *held = Held::default();
                 }

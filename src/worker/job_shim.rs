@@ -10,21 +10,23 @@
 use super::{
     artifacts::{self, CollectRequest},
     job_end::{job_end, out_of_memory},
+    masking::{Masking, Recording},
     sandbox_inference,
     session::{Session, session_end},
+    spool_sink::SpoolSink,
 };
 use crate::{
     api::{
-        events::Stream,
         jobs::{DEFAULT_GRACE_SECONDS, Effective, JobErrorKind, SandboxSpec},
         sandboxes::SessionSpec,
+        secrets::SecretValues,
     },
     background,
     data_dir::make_private_subdir,
     engine::EngineError,
     sandbox::{
-        self, ContainerCleanup, Exec, ExecLimits, OutputSink, Sandbox, SandboxConfig, Start,
-        StdinSource, StopReason, StopRequest, listeners,
+        self, ContainerCleanup, Exec, ExecLimits, Sandbox, SandboxConfig, Start, StdinSource,
+        StopReason, StopRequest, listeners,
         shim::{self, GuestConfig, Shim},
     },
     sandbox_init::{WORKSPACE, wire::ExecSpec},
@@ -71,33 +73,12 @@ pub(super) struct JobConfig {
     /// Bytes that stay free on the disk where artifacts have to be copied.
     #[serde(default)]
     pub(super) min_free: u64,
-}
-
-/// Recorder of a running job.
-struct SpoolSink<'a> {
-    spool: &'a Spool,
-    recorder: Mutex<JobRecorder>,
-    updates: watch::Sender<()>,
-}
-
-impl OutputSink for SpoolSink<'_> {
-    fn exec_starting(&self) -> io::Result<()> {
-        self.spool.mark_started()
-    }
-
-    fn exec_started(&self) {
-        self.recorder.lock().mark_started();
-        self.updates.send_replace(());
-    }
-
-    fn output(&self, stream: Stream, bytes: &[u8]) {
-        self.recorder.lock().append_output(stream, bytes);
-        self.updates.send_replace(());
-    }
-
-    fn stdin_taken(&self) {
-        self.updates.send_replace(());
-    }
+    /// Values of secrets, by their variables. They come over a pipe or the shim's socket, and stay in its memory.
+    #[serde(default, skip_serializing_if = "SecretValues::is_empty")]
+    pub(super) secrets: SecretValues,
+    /// Whether they are masked in output.
+    #[serde(default)]
+    pub(super) mask: bool,
 }
 
 /// Runs as a shim and never returns.
@@ -170,11 +151,10 @@ async fn run_job(
             "the request is gone; its command may have run",
         ));
     };
-    let sink = SpoolSink {
-        spool: &spool,
-        recorder: JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?.into(),
-        updates: shim.updates.clone(),
-    };
+    let masking = Masking::new(&config.secrets, config.mask);
+    let recorder = JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?;
+    let recording = Recording::new(recorder, &masking);
+    let sink = SpoolSink::new(&spool, recording, shim.updates.clone());
     if warm.is_none() {
         make_private_subdir(&sandbox.workspace)?;
         artifacts::make_directory(&sandbox.workspace)?;
@@ -191,9 +171,10 @@ async fn run_job(
         Some(sandbox) => Ok(Start::Ready(sandbox)),
         None => sandbox::start(&sandbox, &shim.stops).await,
     };
-    let (end, container) = end_of(start, &exec, session.as_ref(), (&config, &sink), &shim).await;
+    let stays = (session.as_ref(), masking);
+    let (end, container) = end_of(start, &exec, stays, (&config, &sink), &shim).await;
     let effective = Some(config.effective.clone());
-    let mut result = sink.recorder.lock().take_result(end, effective);
+    let mut result = sink.take_result(end, effective);
     let SandboxConfig { engine, init, .. } = &sandbox;
     if session.is_none() {
         artifacts::collect_into(&mut result, engine, init, &spool).await;
@@ -224,7 +205,7 @@ async fn run_job(
 async fn end_of(
     start: Result<Start, EngineError>,
     exec: &Exec,
-    stays: Option<&SessionSpec>,
+    (stays, masking): (Option<&SessionSpec>, Masking),
     (config, sink): (&JobConfig, &SpoolSink<'_>),
     shim: &Shim,
 ) -> (JobEnd, Option<Box<ContainerCleanup>>) {
@@ -233,7 +214,7 @@ async fn end_of(
             if exec.spec.has_inference {
                 hand_over_listeners(config.spool.clone(), &sandbox, shim);
             }
-            let session = serve_execs(config, exec, stays, &sandbox, shim);
+            let session = serve_execs(config, exec, (stays, masking), &sandbox, shim);
             if session.is_none() && stays.is_some() {
                 // It could not be reached, and nothing would end it.
                 let stop = StopRequest::within(StopReason::Canceled, Duration::ZERO);
@@ -272,14 +253,14 @@ async fn end_of(
 fn serve_execs(
     config: &JobConfig,
     exec: &Exec,
-    stays: Option<&SessionSpec>,
+    (stays, masking): (Option<&SessionSpec>, Masking),
     sandbox: &Sandbox,
     shim: &Shim,
 ) -> Option<Arc<Session>> {
     let session = Session::new(
         (config.accepted.job_id, config.spool.clone()),
         sandbox.exec_port(),
-        exec.spec.env.clone(),
+        (exec.spec.env.clone(), masking),
         config.log_bytes,
         stays,
         shim.updates.clone(),
@@ -338,7 +319,7 @@ fn stdin(
     }))
 }
 
-/// Variables for clients of models, the job's own environment, then the variables that it can't override.
+/// Variables for clients of models, the job's own environment and its secrets, then the variables that it can't override.
 fn exec(
     config: &JobConfig,
     inference: bool,
@@ -363,12 +344,15 @@ fn exec(
         .into_iter()
         .flatten()
         .map(|(name, value)| (name.into(), value.into()));
+    let secrets = config.secrets.iter();
+    let secrets = secrets.map(|(name, value)| (name.into(), value.into()));
     let grace = spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
     Exec {
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
             env: models
                 .chain(requested)
+                .chain(secrets)
                 .chain(devices)
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),

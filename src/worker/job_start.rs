@@ -20,6 +20,7 @@ use super::{
 use crate::{
     api::{
         jobs::{Effective, SandboxSpec},
+        secrets::SecretValues,
         size::ByteSize,
     },
     engine::{
@@ -36,6 +37,9 @@ use tokio::time::timeout;
 
 /// Longest wait for a warm sandbox that is being started.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Most bytes of secrets that a warm sandbox is assigned: however they are escaped, they fit into a frame with the rest of the
+/// assignment. More of them go to a new shim, which reads its config to the end.
+const MAX_WARM_SECRET_BYTES: usize = 8 * 1024;
 
 /// Job whose sandbox is being started, or has it already.
 pub(super) struct Started<'a> {
@@ -62,16 +66,17 @@ impl From<PrepareError> for StartError {
 pub(super) async fn start<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
-    spec: &SandboxSpec,
+    (spec, secrets): (&SandboxSpec, &SecretValues),
     prepared: &Prepared<'_>,
     may_be_warm: bool,
 ) -> Result<Started<'a>, StartError> {
+    let may_be_warm = may_be_warm && secrets.bytes() <= MAX_WARM_SECRET_BYTES;
     if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, prepared).await? {
-        return hand_over(ctx, live, spec, prepared, warm).await;
+        return hand_over(ctx, live, (spec, secrets), prepared, warm).await;
     }
     place_files(ctx, live, spec, prepared.snapshot()).await?;
     let mark = Some(ctx.warm.enter_start(false));
-    let started = start_new(ctx, &live.job, spec, prepared).await;
+    let started = start_new(ctx, &live.job, (spec, secrets), prepared).await;
     let handle =
         started.map_err(|error| engine_error(format!("no shim could be started: {error}")))?;
     Ok(Started { handle, mark })
@@ -100,11 +105,11 @@ async fn take_warm(
 async fn hand_over<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
-    spec: &SandboxSpec,
+    parts: (&SandboxSpec, &SecretValues),
     prepared: &Prepared<'_>,
     mut warm: WarmSandbox,
 ) -> Result<Started<'a>, StartError> {
-    match try_hand_over(ctx, live, spec, prepared, &mut warm).await {
+    match try_hand_over(ctx, live, parts, prepared, &mut warm).await {
         Ok(mark) => Ok(Started {
             handle: warm.handle,
             mark: Some(mark),
@@ -119,7 +124,7 @@ async fn hand_over<'a>(
 async fn try_hand_over<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
-    spec: &SandboxSpec,
+    (spec, secrets): (&SandboxSpec, &SecretValues),
     prepared: &Prepared<'_>,
     warm: &mut WarmSandbox,
 ) -> Result<StartMark<'a>, StartError> {
@@ -142,7 +147,7 @@ async fn try_hand_over<'a>(
     }
     tracing::debug!(sandbox = %warm.id, "job takes a warm sandbox");
     let mark = ctx.warm.enter_start(true);
-    let config = job_config(ctx, job, spec, prepared);
+    let config = job_config(ctx, job, (spec, secrets), prepared);
     warm.handle.assign(&config).map_err(failed)?;
     Ok(mark)
 }
@@ -174,7 +179,7 @@ async fn place_for(
 async fn start_new(
     ctx: &WorkerContext,
     job: &Arc<Job>,
-    spec: &SandboxSpec,
+    parts: (&SandboxSpec, &SecretValues),
     prepared: &Prepared<'_>,
 ) -> io::Result<ShimHandle> {
     let id = SandboxId::random();
@@ -190,7 +195,7 @@ async fn start_new(
     sandbox.device_args = container_args(&prepared.gpus, ctx.engine.info().rootless);
     let config = ShimConfig {
         sandbox,
-        job: Some(job_config(ctx, job, spec, prepared)),
+        job: Some(job_config(ctx, job, parts, prepared)),
     };
     ctx.init.ensure().await?;
     job.with_spool(move |spool| spool.write_container_name(&id.container_name()))
@@ -226,7 +231,7 @@ pub(super) fn sandbox_config(
 fn job_config(
     ctx: &WorkerContext,
     job: &Job,
-    spec: &SandboxSpec,
+    (spec, secrets): (&SandboxSpec, &SecretValues),
     prepared: &Prepared<'_>,
 ) -> JobConfig {
     let asked = spec.timeout_seconds;
@@ -255,5 +260,7 @@ fn job_config(
         device_env: variables(&prepared.gpus),
         artifact_limit: ctx.artifact_limit,
         min_free: ctx.disk.min_free,
+        secrets: secrets.clone(),
+        mask: spec.mask.unwrap_or(true),
     }
 }

@@ -57,6 +57,7 @@ fn docs_name_existing_flags() {
         vec!["users", "create"],
         vec!["keys", "create"],
         vec!["chat"],
+        vec!["secrets", "set"],
         vec!["usage"],
         vec!["audit"],
         vec!["backup"],

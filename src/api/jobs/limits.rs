@@ -4,7 +4,11 @@ use super::{
     MAX_GRACE_SECONDS, SandboxSpec, check_gpu_env, files,
     resources::{MAX_MEMORY_BYTES, MAX_PIDS, MIN_MEMORY_BYTES, MIN_PIDS},
 };
-use crate::api::{problem::Problem, size::ByteSize};
+use crate::api::{
+    problem::Problem,
+    secrets::{MAX_JOB_SECRETS, check_refs},
+    size::ByteSize,
+};
 
 impl SandboxSpec {
     /// Checks files, patterns, limits and devices; `base` is the pointer of the object that they are in.
@@ -42,6 +46,7 @@ impl SandboxSpec {
             files::check_pattern(&format!("{base}/artifacts/{n}"), pattern)?;
         }
         self.check_limits(base)?;
+        self.check_secrets(base)?;
         match &self.gpus {
             Some(gpus) => {
                 gpus.check(&format!("{base}/gpus"))?;
@@ -50,6 +55,22 @@ impl SandboxSpec {
             None => Ok(()),
         }
     }
+
+    /// Checks the secrets that the job names. A prompt has no environment that could get them.
+    fn check_secrets(&self, base: &str) -> Result<(), Problem> {
+        let pointer = format!("{base}/secrets");
+        if self.prompt.is_some() && !self.secrets.is_empty() {
+            let detail = "must be left out for a prompt: a model gets no environment";
+            return Err(Problem::field(&pointer, detail));
+        }
+        if self.secrets.len() > MAX_JOB_SECRETS {
+            let count = self.secrets.len();
+            let detail = format!("must have at most {MAX_JOB_SECRETS} secrets, got {count}");
+            return Err(Problem::field(&pointer, detail));
+        }
+        check_refs(&pointer, &self.secrets, self.env.as_ref())
+    }
+
     fn check_limits(&self, base: &str) -> Result<(), Problem> {
         let range =
             |field: &str, detail: String| Problem::field(&format!("{base}/{field}"), detail);

@@ -224,6 +224,8 @@ pub enum JobErrorKind {
     ModelNotFound,
     /// The model server of the node does not answer, or broke off.
     ModelServerFailed,
+    /// The node was restarted before the command began, and had the values of the job's secrets only in its memory.
+    SecretsLost,
     /// Kind that this release does not know.
     #[serde(other)]
     Other,
@@ -247,6 +249,7 @@ impl JobErrorKind {
             Self::GpuUnavailable => "gpu-unavailable",
             Self::ModelNotFound => "model-not-found",
             Self::ModelServerFailed => "model-server-failed",
+            Self::SecretsLost => "secrets-lost",
             Self::Other => "other",
         }
     }
@@ -255,7 +258,11 @@ impl JobErrorKind {
     pub const fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::ImagePullFailed | Self::EngineError | Self::Lost | Self::ModelServerFailed
+            Self::ImagePullFailed
+                | Self::EngineError
+                | Self::Lost
+                | Self::ModelServerFailed
+                | Self::SecretsLost
         )
     }
 

@@ -33,6 +33,8 @@ pub const INFERENCE: &str = "inference";
 pub const SESSIONS: &str = "sessions";
 /// Snapshots of sandboxes that stay, and sandboxes that begin from them.
 pub const SNAPSHOTS: &str = "snapshots";
+/// Secrets, whose values a job gets as variables and which are masked in its output.
+pub const SECRETS: &str = "secrets";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

@@ -14,6 +14,7 @@ use crate::api::{
     nodes::{LABEL_PATTERN, MAX_LABELS, SLUG_PATTERN, check_slug},
     problem::Problem,
     requirements::{check_node, pids, resolve_image, text_schema},
+    secrets::{self, MAX_JOB_SECRETS, SecretInput},
     size::ByteSize,
     tasks::TaskSpec,
 };
@@ -36,6 +37,14 @@ pub struct CreateSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text_schema(0)))]
     pub env: Option<Env>,
+    /// Secrets whose values become variables of every command, by their names; or as objects with a `name` and the
+    /// variable, `env`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_JOB_SECRETS))]
+    pub secrets: Option<Vec<SecretInput>>,
+    /// Whether values of secrets are replaced by `***` in the output of commands; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<bool>,
     /// Labels that the node must have, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_LABELS), inner(regex(pattern = LABEL_PATTERN)))]
@@ -133,6 +142,7 @@ impl CreateSandbox {
                 .unwrap_or(DEFAULT_IDLE_TIMEOUT_SECONDS),
         };
         session.check("")?;
+        let secrets = secrets::resolve("/secrets", self.secrets, self.env.as_ref())?;
         let sandbox = SandboxSpec {
             image: resolve_image(self.image.as_deref(), default_image)?,
             env: self.env,
@@ -144,6 +154,8 @@ impl CreateSandbox {
             shm_size: self.shm_size,
             gpus: self.gpus,
             session: Some(session),
+            secrets,
+            mask: self.mask,
             ..SandboxSpec::default()
         };
         sandbox.check_extras("")?;

@@ -8,7 +8,8 @@ pub mod files;
 pub use create::CreateSandbox;
 
 use super::{
-    JobId, TaskId, jobs::SandboxSpec, problem::Problem, string_form::named_enum, time::Time,
+    JobId, TaskId, jobs::SandboxSpec, problem::Problem, secrets::SecretValues,
+    string_form::named_enum, time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -184,4 +185,7 @@ pub struct StartSession {
     pub attempt: Option<u32>,
     /// Sandbox, without a command.
     pub sandbox: SandboxSpec,
+    /// Values of the secrets that the sandbox names.
+    #[serde(default, skip_serializing_if = "SecretValues::is_empty")]
+    pub secrets: SecretValues,
 }

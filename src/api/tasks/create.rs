@@ -18,6 +18,7 @@ use crate::api::{
     nodes::{LABEL_PATTERN, MAX_LABELS, SLUG_PATTERN},
     problem::{Problem, ProblemKind},
     requirements::{check_node, pids, resolve_image, text_schema},
+    secrets::{self, MAX_JOB_SECRETS, SecretInput},
     size::ByteSize,
     string_form::named_enum,
 };
@@ -68,6 +69,13 @@ pub struct CreateTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text_schema(0)))]
     pub env: Option<Env>,
+    /// Secrets whose values become variables, by their names; or as objects with a `name` and the variable, `env`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_JOB_SECRETS))]
+    pub secrets: Option<Vec<SecretInput>>,
+    /// Whether values of secrets are replaced by `***` in the output; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<bool>,
     /// Time limit in seconds, after which the sandbox is killed.
     #[serde(
         default,
@@ -219,6 +227,7 @@ impl CreateTask {
         let priority = self.priority.unwrap_or_default();
         check_range("/priority", priority, PRIORITY_RANGE)?;
         let image = resolve_image(self.image.as_deref(), default_image)?;
+        let secrets = secrets::resolve("/secrets", self.secrets, self.env.as_ref())?;
         let sandbox = SandboxSpec {
             image,
             command,
@@ -237,6 +246,8 @@ impl CreateTask {
             gpus: self.gpus,
             pull: self.pull,
             prompt,
+            secrets,
+            mask: self.mask,
             ..SandboxSpec::default()
         };
         sandbox.check_extras("")?;

@@ -6,6 +6,7 @@ use crate::api::{
         PullPolicy,
         resources::{Cpus, GpuRequest},
     },
+    secrets::SecretRef,
     size::ByteSize,
 };
 use schemars::JsonSchema;
@@ -51,6 +52,9 @@ pub struct TaskDetails {
     /// Names of the variables that the task sets; their values are not shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
+    /// Secrets whose values become variables, by their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
     /// Time between TERM and KILL, in seconds, where the user set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u32>,
@@ -109,6 +113,7 @@ impl TaskDetails {
                 .flatten()
                 .map(|(name, _)| name.clone())
                 .collect(),
+            secrets: sandbox.secrets.clone(),
             grace_seconds: sandbox.grace_seconds,
             cpus: sandbox.cpus,
             memory: sandbox.memory,
@@ -142,6 +147,7 @@ impl TaskDetails {
     pub fn shortened(self) -> Self {
         Self {
             env_names: Vec::new(),
+            secrets: Vec::new(),
             files: Vec::new(),
             artifacts: Vec::new(),
             ..self

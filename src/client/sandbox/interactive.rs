@@ -50,6 +50,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
         name: flags.name,
         image: flags.image,
         env: env_of_flags(flags.env)?,
+        secrets: flags.secrets,
         node: flags.node,
         labels: flags.label,
         limits: flags.limits,

@@ -6,6 +6,7 @@ use crate::{
         events::{OutputLog, ResultEvent},
         job_document::DocumentError,
     },
+    identity::SecretError,
     orchestrator::{
         node_client::{NodeCallError, NodeCallErrorKind},
         reason::Reason,
@@ -38,6 +39,8 @@ pub(super) enum AttemptOutcome {
     Rejected(Reason),
     /// No node can start this job: its sandbox is damaged in the database.
     Damaged(Reason),
+    /// No node can start this job: a secret that it names is not there any more.
+    SecretMissing(Reason),
     /// Unknown: the command may have run.
     Lost(Reason),
     /// The command has run and its result is unusable, so that no other attempt may follow.
@@ -75,6 +78,7 @@ impl AttemptOutcome {
                 tracing::warn!(%reason, "node did not start the job");
             }
             Self::Damaged(reason) => tracing::error!(%reason, "job can't be sent to any node"),
+            Self::SecretMissing(reason) => tracing::info!(%reason, "job can't get its secrets"),
             Self::Lost(reason) => tracing::warn!(%reason, "attempt lost"),
             Self::Unreadable(reason) => {
                 let reason = reason.for_admins();
@@ -131,6 +135,18 @@ impl AttemptError {
         Self {
             outcome,
             ..Self::of_store(error)
+        }
+    }
+
+    /// Failure to get the secrets of a job. One that was removed comes back only by its user, so the job ends.
+    pub(super) fn of_secrets(error: SecretError) -> Self {
+        if let SecretError::Store(error) = error {
+            return Self::of_sandbox(error);
+        }
+        let reason = Reason::from(error.to_string().as_str());
+        Self {
+            outcome: Some(AttemptOutcome::SecretMissing(reason.clone())),
+            ..Self::transient(reason)
         }
     }
 

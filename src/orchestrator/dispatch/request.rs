@@ -2,7 +2,11 @@
 
 use super::outcome::{AttemptError, AttemptOutcome};
 use crate::{
-    api::NodeId,
+    api::{
+        NodeId, PAYLOAD_VERSION,
+        jobs::{RunJob, SandboxSpec},
+        secrets::SecretValues,
+    },
     orchestrator::{
         AppState,
         node_client::{NodeClient, PendingResponse},
@@ -55,10 +59,34 @@ pub(super) async fn request_job<'a>(
     Ok(match start {
         Start::Run => {
             let sandbox = state.store.task_sandbox(job.task_id).await;
-            client.run(job, sandbox.map_err(AttemptError::of_sandbox)?)
+            let sandbox = sandbox.map_err(AttemptError::of_sandbox)?;
+            let secrets = secrets(state, job, &sandbox).await?;
+            client.run(RunJob {
+                version: PAYLOAD_VERSION,
+                task_id: job.task_id,
+                job_id: job.id,
+                attempt: job.attempt,
+                sandbox,
+                secrets,
+            })
         }
         Start::Attach => client.attach(job.id, job.attempt, after),
     })
+}
+
+/// Values of the secrets that a job names, as they are now.
+async fn secrets(
+    state: &AppState,
+    job: &RunningJob,
+    sandbox: &SandboxSpec,
+) -> Result<SecretValues, AttemptError> {
+    if sandbox.secrets.is_empty() {
+        return Ok(SecretValues::default());
+    }
+    let values = state
+        .identity
+        .secrets_of_task(job.task_id, &sandbox.secrets);
+    values.await.map_err(AttemptError::of_secrets)
 }
 
 /// Client of the node of an attempt, as the node is known now.

@@ -61,7 +61,7 @@ impl Transition {
                 cleanup: Cleanup::Nothing,
                 ..Self::without_result(job, JobStatus::Failed, String::new())
             },
-            AttemptOutcome::Damaged(reason) => Self {
+            AttemptOutcome::Damaged(reason) | AttemptOutcome::SecretMissing(reason) => Self {
                 is_not_started: true,
                 cleanup: Cleanup::Nothing,
                 ..Self::without_result(job, JobStatus::Failed, reason.to_string())

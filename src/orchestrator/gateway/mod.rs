@@ -15,6 +15,7 @@ mod nodes;
 mod openapi;
 mod sandbox_calls;
 mod sandboxes;
+mod secrets;
 mod snapshots;
 mod tasks;
 mod usage;
@@ -115,7 +116,7 @@ fn routes() -> RouterBuilder<AppState> {
             ready(Ok(response::raw_json(document.clone())))
         });
     let builder = snapshots::routes(sandbox_calls::routes(sandboxes::routes(builder)));
-    let builder = join_tokens::routes(builder);
+    let builder = secrets::routes(join_tokens::routes(builder));
     health::routes(models::routes(builder))
 }
 

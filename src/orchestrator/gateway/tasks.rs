@@ -38,7 +38,7 @@ pub(super) async fn create(state: Arc<AppState>, mut request: Request) -> Reply 
     let key = idempotency_key(&request)?;
     request.allow_body(MAX_BODY_BYTES);
     let create: CreateTask = request.json().await?;
-    let task = tasks::create(&state, &caller, create, key).await?;
+    let task = tasks::create(&state, &caller, create, key, &request.origin()).await?;
     let effective = task.details.effective_timeout_seconds;
     warn_of_limit(&request, task.timeout_seconds, effective);
     let mut answer = response::json(StatusCode::CREATED, &task)?;

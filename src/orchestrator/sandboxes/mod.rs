@@ -34,7 +34,7 @@ pub(super) use target::Place;
 use super::{
     AppState,
     cancel::{self, CancelError},
-    tasks,
+    secrets, tasks,
 };
 use crate::{
     api::{
@@ -67,7 +67,7 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a sandbox, and waits for it to run for as long as the request says. It is stored, and stays where the caller
 /// hangs up.
 ///
-/// Fails where a field is invalid, there is no such snapshot, the name is taken, or a limit is reached.
+/// Fails where a field is invalid, there is no such snapshot or secret, the name is taken, or a limit is reached.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
@@ -79,6 +79,8 @@ pub(super) async fn create(
     request.image = resolve_image(request.image.take(), caller.user.id)?;
     let spec = request.resolve(state.settings.default_image.as_str())?;
     check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
+    secrets::check(state, caller.user.id, &spec.sandbox).await?;
+    let secrets_used = secrets::use_event(caller, &spec.sandbox, origin);
     let lifetime = spec
         .sandbox
         .session
@@ -100,6 +102,7 @@ pub(super) async fn create(
             shared.metrics.record_sandbox_created();
             tracing::info!(sandbox = %id, "sandbox created");
             shared.jobs.wake.notify_one();
+            secrets::record_use(&shared, secrets_used, *id).await;
             fail_if_deleted(&shared, user, &image).await;
         }
         outcome

@@ -17,6 +17,7 @@ use tokio::{
     process::{Child, Command},
     task::spawn_blocking,
 };
+use zeroize::Zeroizing;
 
 /// Connection to a shim.
 pub(crate) struct ShimHandle {
@@ -46,7 +47,9 @@ impl ShimHandle {
         let (mut child, stream) = started.await.map_err(io::Error::from).flatten()?;
         let handle = Self::new(stream)?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(&serde_json::to_vec(config)?).await?;
+            // It may hold secrets.
+            let config = Zeroizing::new(serde_json::to_vec(config)?);
+            stdin.write_all(&config).await?;
         }
         // The runtime reaps it, should this process live as long.
         drop(child);

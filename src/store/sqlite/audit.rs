@@ -36,7 +36,8 @@ const DELETE_OLD: &str = "DELETE FROM audit_log WHERE seq <= (
     AND action NOT IN ('inference.request', 'sandbox.exec', 'sandbox.access') AND (outcome = 'denied'
     OR action IN ('auth.login', 'auth.refresh', 'auth.logout', 'node.register',
         'node.change_worker_url', 'node.duplicate', 'task.delete', 'artifact.delete', 'key.create', 'key.revoke',
-        'sandbox.create', 'sandbox.delete', 'sandbox.renew', 'sandbox.snapshot', 'snapshot.delete'))";
+        'sandbox.create', 'sandbox.delete', 'sandbox.renew', 'sandbox.snapshot', 'snapshot.delete',
+        'secret.set', 'secret.delete', 'secret.use'))";
 /// Deletes the events of the action ?2 before the newest ?1 of them.
 const DELETE_OLD_FREQUENT: &str = "DELETE FROM audit_log WHERE action = ?2 AND seq <= (
         SELECT seq FROM audit_log WHERE action = ?2 ORDER BY seq DESC LIMIT 1 OFFSET ?1)";

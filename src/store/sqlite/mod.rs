@@ -40,6 +40,7 @@ mod reserve;
 mod retention;
 mod rows;
 mod sandboxes;
+mod secrets;
 mod sessions;
 mod snapshots;
 mod space;

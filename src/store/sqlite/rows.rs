@@ -3,7 +3,7 @@
 use super::{Placement, StoreError};
 use crate::api::{
     ApiKeyId, ArtifactId, JobId, JoinTokenId, NodeId, SessionId, TaskId, UserId,
-    jobs::files::ContentHash, time::Time,
+    jobs::files::ContentHash, secrets::SecretName, time::Time,
 };
 use rusqlite::{
     Connection, Params,
@@ -36,7 +36,8 @@ text_columns!(
     ApiKeyId,
     ArtifactId,
     JoinTokenId,
-    ContentHash
+    ContentHash,
+    SecretName
 );
 
 impl ToSql for Placement {

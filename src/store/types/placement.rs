@@ -241,6 +241,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.use_inference == Some(true), features::INFERENCE),
         (sandbox.session.is_some(), features::SESSIONS),
         (is_snapshot(&sandbox.image), features::SNAPSHOTS),
+        (!sandbox.secrets.is_empty(), features::SECRETS),
     ]
     .into_iter()
     .filter_map(|(is_needed, feature)| is_needed.then_some(feature))

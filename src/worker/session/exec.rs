@@ -1,7 +1,7 @@
 //! An exec in its shim: started once, recorded as it prints, and ended with its record.
 
 use super::{
-    pipes::{OutputPipe, Streams},
+    pipes::{OutputPipe, Streams, discard},
     protocol::ExecCall,
     server::Session,
 };
@@ -18,6 +18,7 @@ use crate::{
     sandbox_init::wire::{ExecEnd, ExecSpec, ExecStreams, InitRequest, Report, Size},
     spool::{ExecRecorder, ExecSpool},
     wait,
+    worker::masking::Recording,
 };
 use parking_lot::Mutex;
 use std::{
@@ -41,6 +42,8 @@ const TIMEOUT_GRACE: Duration = Duration::from_secs(5);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Same for one whose processes may live on.
 const DETACHED_DRAIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// Time for which a terminal waits for the rest of what may be a secret.
+const RELEASE_DELAY: Duration = Duration::from_millis(50);
 /// Shortest and longest pause before an end is written again for which there was no room.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -54,7 +57,7 @@ pub(super) struct RunningExec {
     pub(super) numbered_bytes: AtomicU64,
     /// Whether a call has sent it a signal.
     pub(super) is_signaled: AtomicBool,
-    recorder: Mutex<ExecRecorder>,
+    recording: Mutex<Recording<ExecRecorder>>,
     has_ended: watch::Sender<bool>,
 }
 
@@ -99,6 +102,7 @@ fn start_recorded(
 ) -> io::Result<()> {
     let streams = Streams::open(&call)?;
     let recorder = spool.recorder(session.log_bytes)?;
+    let recording = Recording::new(recorder, &session.masking);
     let handle = session
         .port
         .start(&spec(session, &call), streams.for_init)?;
@@ -112,7 +116,7 @@ fn start_recorded(
         stdin: open,
         numbered_bytes: AtomicU64::new(0),
         is_signaled: AtomicBool::new(false),
-        recorder: recorder.into(),
+        recording: recording.into(),
         has_ended: watch::Sender::new(false),
     });
     session.enter_exec(call.exec_id, &running);
@@ -190,7 +194,7 @@ impl RunningExec {
 
     /// Appends a message about the sandbox to the log.
     pub(super) fn announce(&self, message: &str) {
-        self.recorder.lock().append_status(message);
+        self.recording.lock().recorder.append_status(message);
     }
 
     /// Sends a signal.
@@ -240,7 +244,7 @@ impl Guest {
             DRAIN_TIMEOUT
         };
         self.drain(Instant::now() + drain).await;
-        self.running.recorder.lock().finish();
+        self.finish_recording();
         let exec = self.ended(&outcome);
         let backoff = Backoff::new(MIN_RETRY_INTERVAL, MAX_RETRY_INTERVAL);
         retry(backoff, "write the end of an exec", || {
@@ -256,7 +260,7 @@ impl Guest {
     /// Records the exec until it has ended, or its sandbox.
     async fn follow(&mut self, timeout: Option<Duration>) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut limit = Limit::None;
+        let (mut limit, mut release_at) = (Limit::None, None);
         loop {
             let [stdout, stderr] = &mut self.output;
             let (stream, bytes) = tokio::select! {
@@ -285,8 +289,16 @@ impl Guest {
                     limit = self.on_limit(limit);
                     continue;
                 }
+                () = due(release_at) => {
+                    release_at = None;
+                    self.running.recording.lock().release(Stream::Stdout);
+                    self.session.updates.send_replace(());
+                    continue;
+                }
             };
             self.record(stream, &bytes);
+            let is_typed = self.exec.tty && self.running.recording.lock().may_release(stream);
+            release_at = is_typed.then(|| Instant::now() + RELEASE_DELAY);
         }
     }
 
@@ -303,7 +315,7 @@ impl Guest {
     fn mark_started(&mut self) {
         if !self.is_started {
             self.is_started = true;
-            self.running.recorder.lock().mark_started();
+            self.running.recording.lock().recorder.mark_started();
             self.session.updates.send_replace(());
         }
     }
@@ -311,7 +323,7 @@ impl Guest {
     fn record(&mut self, stream: Stream, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.mark_started();
-            self.running.recorder.lock().append_output(stream, bytes);
+            self.running.recording.lock().append_output(stream, bytes);
             self.session.updates.send_replace(());
         }
     }
@@ -325,6 +337,13 @@ impl Guest {
                 self.record(stream, &bytes);
             }
         }
+    }
+
+    /// Records what waits at the end of the output.
+    fn finish_recording(&self) {
+        let mut recording = self.running.recording.lock();
+        recording.finish_output();
+        recording.recorder.finish();
     }
 
     /// The exec with its end.
@@ -362,14 +381,11 @@ impl Guest {
     }
 }
 
-/// Reads what processes print that live on, which a closed pipe would end.
-async fn discard(mut output: [OutputPipe; 2]) {
-    while output.iter().any(OutputPipe::is_open) {
-        let [stdout, stderr] = &mut output;
-        tokio::select! {
-            _ = stdout.read(), if stdout.is_open() => {}
-            _ = stderr.read(), if stderr.is_open() => {}
-        }
+/// Waits until a time, for ever where there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

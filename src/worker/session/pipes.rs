@@ -61,6 +61,17 @@ impl OutputPipe {
     }
 }
 
+/// Reads what processes print that live on, which a closed pipe would end.
+pub(super) async fn discard(mut output: [OutputPipe; 2]) {
+    while output.iter().any(OutputPipe::is_open) {
+        let [stdout, stderr] = &mut output;
+        tokio::select! {
+            _ = stdout.read(), if stdout.is_open() => {}
+            _ = stderr.read(), if stderr.is_open() => {}
+        }
+    }
+}
+
 /// Streams of an exec, our ends and those for init.
 pub(super) struct Streams {
     pub(super) stdin: Option<pipe::Sender>,

@@ -24,6 +24,7 @@ use crate::{
         wire::{ExecSpec, ExecStreams, InitRequest, Report, Size},
     },
     spool::ExecSpool,
+    worker::masking::Masking,
 };
 use parking_lot::Mutex;
 use std::{
@@ -58,6 +59,8 @@ pub(in crate::worker) struct Session {
     pub(super) port: ExecPort,
     /// Variables that every exec has, beside those of the image.
     pub(super) env: Vec<(OsString, OsString)>,
+    /// Values that are masked in the output of execs.
+    pub(super) masking: Masking,
     /// Bytes of each exec's log that are kept.
     pub(super) log_bytes: u64,
     pub(super) updates: watch::Sender<()>,
@@ -74,7 +77,7 @@ impl Session {
     pub(in crate::worker) fn new(
         (job, dir): (JobId, PathBuf),
         port: ExecPort,
-        env: Vec<(OsString, OsString)>,
+        (env, masking): (Vec<(OsString, OsString)>, Masking),
         log_bytes: u64,
         spec: Option<&SessionSpec>,
         updates: watch::Sender<()>,
@@ -83,6 +86,7 @@ impl Session {
             dir,
             port,
             env,
+            masking,
             log_bytes,
             updates,
             execs: BackgroundTasks::default(),

@@ -53,5 +53,6 @@ fn run_job(start: StartSession) -> RunJob {
         job_id: start.session_id,
         attempt: start.attempt.unwrap_or(1),
         sandbox: start.sandbox,
+        secrets: start.secrets,
     }
 }

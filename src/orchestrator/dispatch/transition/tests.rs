@@ -63,6 +63,17 @@ fn damaged_job_fails_at_once() {
 }
 
 #[test]
+fn job_without_its_secret_fails_at_once() {
+    let missing = AttemptOutcome::SecretMissing("there is no secret A".into());
+    let missing = decide(1, 3, missing);
+    assert!(missing.requeue_after.is_none() && missing.refusal.is_none());
+    assert_eq!(missing.end.summary, "there is no secret A");
+    assert!(missing.cleanup == Cleanup::Nothing, "it was never sent");
+    let lost = ended(Outcome::Failed, None, Some(JobErrorKind::SecretsLost));
+    assert!(decide(1, 3, lost).requeue_after.is_some());
+}
+
+#[test]
 fn infrastructure_faults_are_retried_up_to_limit() {
     let failed = |code| ended(Outcome::Failed, Some(code), None);
     let error = |kind| ended(Outcome::Failed, None, Some(kind));

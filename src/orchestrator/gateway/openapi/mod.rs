@@ -16,6 +16,7 @@ mod paths;
 mod sandbox_calls;
 mod sandboxes;
 mod schemas;
+mod secrets;
 mod service;
 mod snapshots;
 

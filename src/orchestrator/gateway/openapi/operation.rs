@@ -303,7 +303,7 @@ impl Operation {
         match tag(self.path) {
             "auth" | "users" | "keys" => None,
             _ if self.access == Access::Admin => Some(&[Scope::All]),
-            "usage" => Some(&[Scope::All]),
+            "usage" | "secrets" => Some(&[Scope::All]),
             "nodes" => Some(&[]),
             "sandboxes" | "snapshots" => Some(&[Scope::Sandboxes, Scope::All]),
             "tasks" | "artifacts" => Some(&[Scope::Tasks, Scope::All]),

@@ -10,7 +10,7 @@ use super::{
     operation::{Operation, operation},
     sandbox_calls, sandboxes,
     schemas::{any_text, schema_of},
-    service, snapshots,
+    secrets, service, snapshots,
 };
 use crate::api::{
     audit::{AuditAction, AuditLog},
@@ -75,6 +75,7 @@ pub(super) fn all() -> Vec<Operation> {
         models::all(),
         nodes(),
         join_tokens::all(),
+        secrets::all(),
         node_models::all(),
         service::all(),
     ]

@@ -1,12 +1,16 @@
 //! Paths of operations: the resource that they are about, and their parameters.
 
-use crate::api::nodes::{MAX_MODEL_NAME_BYTES, SLUG_PATTERN};
+use crate::api::{
+    nodes::{MAX_MODEL_NAME_BYTES, SLUG_PATTERN},
+    secrets::SECRET_NAME_PATTERN,
+};
 use serde_json::{Value, json};
 
 /// Resource, by which generated clients group their methods.
 pub(super) fn tag(path: &str) -> &str {
     match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["", "v1", resource, ..] => resource,
+        // A call about all of a resource, such as `models:pull`.
+        ["", "v1", resource, ..] => resource.split(':').next().unwrap_or(resource),
         ["", "api", ..] => "ollama",
         _ => "service",
     }
@@ -21,6 +25,9 @@ pub(super) fn path_parameters(path: &'static str) -> impl Iterator<Item = Value>
         let name = name.trim_start_matches('*');
         let mut parameter = json!({"in": "path", "name": name, "required": true});
         parameter["schema"] = match name {
+            "name" if tag(path) == "secrets" => {
+                json!({"type": "string", "pattern": SECRET_NAME_PATTERN})
+            }
             "name" | "slug" => json!({"type": "string", "pattern": SLUG_PATTERN}),
             "exec" => json!({"type": "string", "format": "uuid"}),
             _ if tag(path) == "sandboxes" => {
