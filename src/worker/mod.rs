@@ -103,10 +103,9 @@ use trash::Trash;
 const HOST_ADVICE: &str = ", or have the node advertise this name (--advertise-url), or listen elsewhere (--worker-listen)";
 /// Time in which sandboxes have to end at shutdown, beyond the grace of their commands.
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
-/// data directory is kept.
+/// Time for the trees of ended jobs to be removed at shutdown. The next start removes the rest.
 const TRASH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time in which background tasks have to end at shutdown. The next start resumes the others' work.
+/// Time in which background tasks have to end at shutdown. The next start resumes their work.
 const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A worker that has found a way to run sandboxes, and does not serve yet.

@@ -29,7 +29,7 @@ pub(super) async fn serve_listeners(ctx: &WorkerContext, job: &Arc<Job>) -> Infa
         take_listeners(job.spool.path(), job.subscribe())
     });
     let (models, proxies) = split(taken.await);
-    let _models = sandbox_inference::serve(ctx, job, models);
+    let _models = (!models.is_empty()).then(|| sandbox_inference::serve(ctx, job, models));
     let Some(allowed) = &job.accepted.egress else {
         return pending().await;
     };

@@ -116,7 +116,7 @@ impl HttpBody for MeteredBody {
             let frame = frame.map_err(io::Error::other)?;
             if let Some(data) = frame.data_ref() {
                 let counted = self.meter.add(self.direction, data.len());
-                counted.inspect_err(|_| self.meter.count_refused())?;
+                counted.inspect_err(|_| self.meter.count_cut())?;
             }
             Ok(frame)
         }))

@@ -198,5 +198,5 @@ pub(super) fn variables() -> impl Iterator<Item = (OsString, OsString)> {
         ("JAVA_TOOL_OPTIONS", java),
     ]
     .into_iter()
-    .map(|(name, value)| (name.into(), value.into()))
+    .map(|(name, value)| (OsString::from(name), OsString::from(value)))
 }

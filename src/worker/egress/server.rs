@@ -101,7 +101,7 @@ async fn turn_away(mut stream: TcpStream) {
 }
 
 /// Places of a connection; free again when dropped.
-pub(super) type Place = [OwnedSemaphorePermit; 2];
+type Place = [OwnedSemaphorePermit; 2];
 
 impl Proxy {
     /// Place for one more connection; `None` where there is none.
@@ -165,11 +165,8 @@ async fn decide_and_answer(
     let (Wanted::Tunnel(target) | Wanted::Exchange(target, _)) = &wanted;
     proxy.check(target)?;
     let connected = proxy.route.connect(target, &proxy.addresses).await;
-    // One that is not by a rule is a decision for the host, which can't be reached.
-    if connected
-        .as_ref()
-        .map_or_else(|refusal| !refusal.is_by_rule, |_| true)
-    {
+    // A host that can't be reached was allowed.
+    if !matches!(&connected, Err(refusal) if refusal.is_by_rule) {
         proxy.meter.count_allowed();
     }
     let server = connected?;

@@ -129,8 +129,14 @@ impl Meter {
         self.metrics.allowed.inc();
     }
 
-    /// Counts a request that is refused, or a connection that was let through and is cut by a rule.
+    /// Counts a request that is refused.
     pub(super) fn count_refused(&self) {
+        self.tally.requests.fetch_add(1, Ordering::Relaxed);
+        self.count_cut();
+    }
+
+    /// Counts the refusal of a request that was let through at first: its connection is cut by a rule.
+    pub(super) fn count_cut(&self) {
         self.tally.refused.fetch_add(1, Ordering::Relaxed);
         self.metrics.refused.inc();
     }
@@ -198,7 +204,7 @@ mod tests {
         counted.add(Direction::Received, 50).unwrap_err();
         second.save(&spool, false).unwrap();
         let totals = EgressTotals {
-            requests: 2,
+            requests: 3,
             refused: 1,
             bytes_sent: 60,
             bytes_received: 50,

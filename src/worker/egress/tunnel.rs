@@ -57,7 +57,7 @@ impl PendingTunnel {
             let hello = match read_hello(&mut client, &target.host).await {
                 Ok(hello) => hello,
                 Err(fault) => {
-                    proxy.meter.count_refused();
+                    proxy.meter.count_cut();
                     let reason = hello_text(fault);
                     tracing::info!(%target, reason, "tunnel of a job refused");
                     return;
@@ -70,7 +70,7 @@ impl PendingTunnel {
         }
         if let Err(error) = pass_on(client, server, &proxy.meter).await {
             if proxy.meter.excess().is_some() {
-                proxy.meter.count_refused();
+                proxy.meter.count_cut();
             }
             tracing::debug!(%target, %error, "tunnel of a job ended early");
         }
