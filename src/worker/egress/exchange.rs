@@ -4,10 +4,10 @@
 
 use super::{
     Proxy,
+    activity::Activity,
     refusal::Refusal,
     request::{Target, host_header, strip},
     tally::{Direction, Meter},
-    tunnel::IDLE_TIMEOUT,
 };
 use crate::{
     background,
@@ -28,7 +28,6 @@ use std::{
     task::{Context, Poll},
 };
 use tokio::net::TcpStream;
-use tokio_io_timeout::TimeoutStream;
 
 /// Sends a request to its host, and answers with the answer.
 pub(super) async fn exchange(
@@ -37,29 +36,31 @@ pub(super) async fn exchange(
     server: TcpStream,
     (target, path): (&Target, Uri),
 ) -> Result<Response, Refusal> {
-    let mut stream = TimeoutStream::new(server);
-    stream.set_read_timeout(Some(IDLE_TIMEOUT));
-    stream.set_write_timeout(Some(IDLE_TIMEOUT));
-    let begun = handshake(TokioIo::new(Box::pin(stream))).await;
+    let begun = handshake(TokioIo::new(server)).await;
     let (mut sender, connection) = begun.map_err(|error| broke_off(target, &error))?;
-    // Ends with the answer, or when the client has left.
-    background::spawn("egress_exchange", async {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "exchange of a job ended early");
+    let activity = Arc::new(Activity::new());
+    let watched = Arc::clone(&activity);
+    // Ends with the answer, when the client has left, or when nothing moves.
+    background::spawn("egress_exchange", async move {
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "exchange of a job ended early");
+            },
+            () = watched.wait_idle() => tracing::debug!("idle exchange of a job cut"),
         }
     });
-    let request = outgoing(proxy, request, target, path);
+    let request = outgoing(proxy, request, &activity, (target, path));
     let answer = sender.send_request(request).await;
     let answer = answer.map_err(|error| broke_off(target, &error))?;
-    Ok(incoming(proxy, answer))
+    Ok(incoming(proxy, answer, &activity))
 }
 
 /// Request as the host gets it.
 fn outgoing(
     proxy: &Proxy,
     request: http::Request<Incoming>,
-    target: &Target,
-    path: Uri,
+    activity: &Arc<Activity>,
+    (target, path): (&Target, Uri),
 ) -> http::Request<Body> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
@@ -69,16 +70,18 @@ fn outgoing(
     (parts.uri, parts.version) = (path, Version::HTTP_11);
     // Those of the client's connection.
     parts.extensions = Extensions::new();
-    http::Request::from_parts(parts, metered(proxy, body, Direction::Sent))
+    let body = metered(proxy, body, Direction::Sent, activity);
+    http::Request::from_parts(parts, body)
 }
 
 /// Answer as the client gets it.
-fn incoming(proxy: &Proxy, answer: http::Response<Incoming>) -> Response {
+fn incoming(proxy: &Proxy, answer: http::Response<Incoming>, activity: &Arc<Activity>) -> Response {
     let (mut parts, body) = answer.into_parts();
     strip(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions = Extensions::new();
-    http::Response::from_parts(parts, metered(proxy, body, Direction::Received))
+    let body = metered(proxy, body, Direction::Received, activity);
+    http::Response::from_parts(parts, body)
 }
 
 fn broke_off(target: &Target, error: &impl fmt::Display) -> Refusal {
@@ -86,12 +89,12 @@ fn broke_off(target: &Target, error: &impl fmt::Display) -> Refusal {
     Refusal::unreachable(StatusCode::BAD_GATEWAY, detail)
 }
 
-fn metered(proxy: &Proxy, body: Incoming, direction: Direction) -> Body {
-    let meter = Arc::clone(&proxy.meter);
+fn metered(proxy: &Proxy, body: Incoming, direction: Direction, activity: &Arc<Activity>) -> Body {
     MeteredBody {
         body,
-        meter,
+        meter: Arc::clone(&proxy.meter),
         direction,
+        activity: Arc::clone(activity),
     }
     .boxed_unsync()
 }
@@ -101,6 +104,7 @@ struct MeteredBody {
     body: Incoming,
     meter: Arc<Meter>,
     direction: Direction,
+    activity: Arc<Activity>,
 }
 
 impl HttpBody for MeteredBody {
@@ -114,6 +118,7 @@ impl HttpBody for MeteredBody {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {
             let frame = frame.map_err(io::Error::other)?;
+            self.activity.touch();
             if let Some(data) = frame.data_ref() {
                 let counted = self.meter.add(self.direction, data.len());
                 counted.inspect_err(|_| self.meter.count_cut())?;

@@ -17,6 +17,7 @@
 //!
 //! Connections end with the job, and with this process. The listeners stay, and the next process takes them.
 
+mod activity;
 mod address;
 mod client_hello;
 mod decision;

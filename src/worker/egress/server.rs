@@ -5,10 +5,11 @@
 
 use super::{
     Proxy,
+    activity::IDLE_TIMEOUT,
     exchange::exchange,
     refusal::{Refusal, accept_of},
     request::{Wanted, wanted},
-    tunnel::{IDLE_TIMEOUT, PendingTunnel},
+    tunnel::PendingTunnel,
 };
 use crate::{
     background,
@@ -117,8 +118,9 @@ async fn serve_connection(proxy: &Arc<Proxy>, stream: TcpStream) {
     // What is passed on is whole as it is.
     let _ = stream.set_nodelay(true);
     let tunnel = TunnelSlot::default();
-    let service = service_fn(|request| {
-        let (proxy, tunnel) = (Arc::clone(proxy), Arc::clone(&tunnel));
+    let (of_requests, promise) = (Arc::clone(proxy), Arc::clone(&tunnel));
+    let service = service_fn(move |request| {
+        let (proxy, tunnel) = (Arc::clone(&of_requests), Arc::clone(&promise));
         async move { Ok::<_, Infallible>(respond(&proxy, request, &tunnel).await) }
     });
     let mut stream = TimeoutStream::new(stream);
@@ -148,7 +150,8 @@ async fn respond(proxy: &Proxy, request: http::Request<Incoming>, tunnel: &Tunne
     };
     if refusal.is_by_rule {
         proxy.meter.count_refused();
-        tracing::info!(
+        // Not more: a job could repeat it.
+        tracing::debug!(
             reason = refusal.detail,
             "request of a job to the proxy refused"
         );
