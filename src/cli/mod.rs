@@ -12,6 +12,7 @@
 mod chat;
 mod client;
 mod doctor;
+mod egress;
 mod files;
 mod images;
 mod keys;
@@ -30,6 +31,7 @@ mod variables;
 pub use chat::*;
 pub use client::*;
 pub use doctor::*;
+pub use egress::*;
 pub use files::*;
 pub use images::*;
 pub use keys::*;

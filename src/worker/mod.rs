@@ -26,6 +26,7 @@ mod context;
 mod disk;
 mod disk_guard;
 mod disk_probe;
+mod egress;
 mod event_stream;
 mod features;
 mod gc;
@@ -69,6 +70,7 @@ mod warm;
 mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
+pub use egress::EgressLimits;
 pub(crate) use init_copy::InitCopy;
 pub use listen::{DEFAULT_LISTEN, reserve};
 pub use sandbox_inference::OrchestratorModels;
