@@ -275,6 +275,9 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     if let Some(model) = remarks::model_of(result) {
         print::line(&format!("model        {model}"))?;
     }
+    if let Some(traffic) = remarks::traffic_of(result) {
+        print::line(&format!("traffic      {traffic}"))?;
+    }
     if result.oom_killed {
         print::line("oom killed   yes")?;
     }

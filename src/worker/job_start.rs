@@ -249,6 +249,8 @@ fn job_config(
             shm_size: spec.shm_size,
             gpus: accepted.gpus.clone(),
             workspace_limit: ctx.workspace_limit.map(ByteSize),
+            // Counted by the worker, which adds the sums to the result.
+            egress: None,
         },
         accepted,
         log_bytes: ctx.log_bytes,

@@ -1,14 +1,14 @@
-//! Sums of what a job did on its network.
+//! Sums of what a job did through the proxy of its node, as its result tells them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Requests and bytes of a job through the proxy of its node.
+/// Sums of a job's traffic through the proxy.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EgressTotals {
-    /// Requests that were let through.
+    /// Requests, those that were refused among them.
     pub requests: u64,
-    /// Requests that were refused.
+    /// Requests that were refused or cut by a rule.
     pub refused: u64,
     /// Bytes that the job sent.
     pub bytes_sent: u64,

@@ -228,6 +228,26 @@ fn errors_name_line_key_and_form() {
             "node:\n  labels: gpu",
             "line 2: node.labels: expected a list such as [a, b]",
         ),
+        ("node: box", "line 1: node: expected settings below it"),
+        (
+            "node: {slug: a}\nnode: {slug: b}",
+            "line 2: node: is there twice; keep one of them",
+        ),
+        (
+            "logging:\n  level: [debug]",
+            "line 2: logging.level: expected one value",
+        ),
+        ("- a", "line 1: the file: expected settings below it"),
+        ("node: {slug: 'a", "not valid YAML: "),
+    ] {
+        let error = parse(text).err().unwrap();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn errors_in_network_name_form() {
+    for (text, expected) in [
         (
             "egress:\n  allow: [a.b, 10.0.0.1]",
             "line 2: egress.allow: this entry is an IP address",
@@ -244,17 +264,6 @@ fn errors_name_line_key_and_form() {
             "egress:\n  allow: a.b",
             "line 2: egress.allow: expected a list such as [a, b]",
         ),
-        ("node: box", "line 1: node: expected settings below it"),
-        (
-            "node: {slug: a}\nnode: {slug: b}",
-            "line 2: node: is there twice; keep one of them",
-        ),
-        (
-            "logging:\n  level: [debug]",
-            "line 2: logging.level: expected one value",
-        ),
-        ("- a", "line 1: the file: expected settings below it"),
-        ("node: {slug: 'a", "not valid YAML: "),
     ] {
         let error = parse(text).err().unwrap();
         assert!(error.starts_with(expected), "{text}: {error}");
