@@ -35,6 +35,7 @@ mod docs;
 mod doctor;
 mod drill;
 mod duplicates;
+mod egress_lists;
 mod escapes;
 mod escapes_staying;
 mod file_server;
