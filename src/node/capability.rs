@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 11] = [
+const BASE_FEATURES: [&str; 12] = [
     "network-none",
     "workspace",
     "static-init",
@@ -36,6 +36,7 @@ const BASE_FEATURES: [&str; 11] = [
     features::PROMPTS,
     features::INFERENCE,
     features::SESSIONS,
+    features::EGRESS,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

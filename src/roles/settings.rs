@@ -3,12 +3,12 @@
 use super::{
     DEFAULT_ORCHESTRATOR_TIMEOUT,
     credentials::{NodeCredentials, orchestrator_psks},
+    egress,
     node_file::{CredentialFiles, DEFAULT_PATH},
     tls::tls_settings,
 };
 use crate::{
     api::{
-        egress::{AllowedEntry, AllowedHosts},
         image::ImageRef,
         jobs::{DEFAULT_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS},
         nodes::{
@@ -17,8 +17,8 @@ use crate::{
         problem::Problem,
     },
     cli::{
-        DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, NodeEgressFlags, OperatorEgressFlags,
-        OrchestratorFlags, PskFlags, SandboxFlags, StorageFlags, Switch,
+        DataDirFlags, EngineFlags, InferenceFlags, NodeArgs, OrchestratorFlags, PskFlags,
+        SandboxFlags, StorageFlags, Switch,
     },
     data_dir::DataDir,
     exit::Failure,
@@ -167,7 +167,7 @@ pub(super) fn orchestrator_settings(
             per_user: flags.limits.max_sandboxes_per_user,
             all: flags.limits.max_sandboxes,
         },
-        egress: egress_policy(flags.egress),
+        egress: egress::policy(flags.egress),
         reserve_disk: flags.retention.reserve_disk,
         artifact_quota: Some(flags.retention.artifact_quota).filter(|quota| *quota > 0),
         lease: orchestrator::LeaseTerms {
@@ -191,28 +191,6 @@ pub(super) fn orchestrator_settings(
         trusted_proxies: flags.limits.trusted_proxy,
         require_inference: orchestrator::RequireInference::Auto,
     })
-}
-
-/// Network that jobs may ask for.
-fn egress_policy(flags: OperatorEgressFlags) -> orchestrator::EgressPolicy {
-    orchestrator::EgressPolicy {
-        allow: flags.egress_allow.into_iter().collect(),
-        allow_private: flags.egress_allow_private,
-        max_bytes: Some(flags.egress_bytes).filter(|bytes| bytes.0 > 0),
-    }
-}
-
-/// Limits of this machine on the network of jobs. `*` among its hosts is no limit.
-fn egress_limits(flags: &NodeEgressFlags, upstream: Option<String>) -> worker::EgressLimits {
-    let hosts = |entries: &Vec<AllowedEntry>| -> AllowedHosts { entries.iter().cloned().collect() };
-    worker::EgressLimits {
-        allow: flags
-            .egress_allow
-            .as_ref()
-            .and_then(|entries| hosts(entries).into_patterns()),
-        allow_private: flags.egress_allow_private.clone(),
-        upstream,
-    }
 }
 
 /// Settings of a node. `files` are node.yaml's, which flags and variables override.
@@ -291,10 +269,7 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         reserve_memory: flags
             .reserve_memory
             .unwrap_or(worker::DEFAULT_RESERVE_MEMORY),
-        egress: egress_limits(
-            &NodeEgressFlags::default(),
-            flags.upstream.egress_upstream.clone(),
-        ),
+        egress: egress::machine_limits(&flags.upstream)?,
         storage: storage_settings(&flags.storage)?,
     })
 }
@@ -355,7 +330,7 @@ pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, 
             .map(|text| parse_image("--prefetch-image", text))
             .collect::<Result<_, _>>()?,
         max_request_bytes: flags.max_request_bytes,
-        egress: egress_limits(&flags.egress, flags.engine.upstream.egress_upstream.clone()),
+        egress: egress::node_limits(&flags.egress, &flags.engine.upstream)?,
         ..sandbox_settings(&flags.engine)?
     })
 }

@@ -257,7 +257,7 @@ fn errors_in_network_name_form() {
             "line 2: egress.allow_private: expected an address or network such as",
         ),
         (
-            "egress:\n  upstream: http://user:secret@proxy:1",
+            "egress:\n  upstream: https://user:secret@proxy:1",
             "line 2: egress.upstream: expected http://HOST:PORT",
         ),
         (
