@@ -17,8 +17,8 @@ pub(super) use result::MAX_ERROR_MESSAGE_BYTES;
 pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncated};
 
 use super::{
-    JobId, TaskId, check_version, image::ImageRef, problem::Problem, sandboxes::SessionSpec,
-    size::ByteSize,
+    JobId, TaskId, check_version, egress::EgressSpec, image::ImageRef, problem::Problem,
+    sandboxes::SessionSpec, size::ByteSize,
 };
 use files::{Content, JobFile};
 use resources::{Cpus, GpuRequest};
@@ -98,6 +98,9 @@ pub struct SandboxSpec {
     /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach, with network policy `allowlist`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSpec>,
     /// Whether the sandbox may use the node's model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,

@@ -1,7 +1,7 @@
 //! Flags and arguments of the client commands.
 
 use super::{
-    FileFlags, ResourceFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
+    EgressFlags, FileFlags, ResourceFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
     values::parse_pull,
 };
 use crate::api::jobs::PullPolicy;
@@ -77,6 +77,8 @@ pub struct TaskFlags {
     pub files: FileFlags,
     #[command(flatten)]
     pub limits: ResourceFlags,
+    #[command(flatten)]
+    pub egress: EgressFlags,
 }
 
 /// Tip where `cynode run` is given a prompt.

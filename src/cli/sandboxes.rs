@@ -1,6 +1,6 @@
 //! Arguments of `cynode sandbox`, `cynode exec` and `cynode shell`.
 
-use super::{ClientFlags, ResourceFlags, number, parse_duration};
+use super::{ClientFlags, EgressFlags, ResourceFlags, number, parse_duration};
 use crate::api::{nodes::check_slug, snapshots};
 use clap::{Args, Subcommand};
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub struct SandboxCreateArgs {
     pub no_wait: bool,
     #[command(flatten)]
     pub limits: ResourceFlags,
+    #[command(flatten)]
+    pub egress: EgressFlags,
 }
 
 #[derive(Args, Debug)]

@@ -5,7 +5,7 @@
 use crate::api::problem::ProblemBody;
 
 /// Field or query parameter, and how the command line names it.
-const FLAGS: [(&str, &str); 45] = [
+const FLAGS: [(&str, &str); 46] = [
     ("action", "--action"),
     ("artifact_limit", "--artifact-limit"),
     ("artifacts", "--artifact"),
@@ -15,6 +15,7 @@ const FLAGS: [(&str, &str); 45] = [
     ("current_password", "the current password"),
     ("cursor", "--cursor"),
     ("cwd", "--cwd"),
+    ("egress", "--allow"),
     ("email", "--email"),
     ("env", "--env"),
     ("expires_at", "--expires"),
@@ -60,6 +61,7 @@ pub(super) fn in_flags(problem: &ProblemBody) -> String {
         if let Some(flag) = segments.next().and_then(flag_of) {
             return match (flag, segments.next()) {
                 ("--env", Some(name)) => format!("--env {name} {}", error.detail),
+                ("--allow", Some("profiles")) => format!("--egress-profile {}", error.detail),
                 _ => format!("{flag} {}", error.detail),
             };
         }
@@ -107,6 +109,14 @@ mod tests {
             (
                 Problem::field("/node_labels/0", "is not valid"),
                 "--label is not valid",
+            ),
+            (
+                Problem::field("/egress/allow/0", "names a.b"),
+                "--allow names a.b",
+            ),
+            (
+                Problem::field("/egress/profiles/1", "names git"),
+                "--egress-profile names git",
             ),
             (
                 Problem::field("/capability", "is missing"),

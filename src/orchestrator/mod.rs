@@ -12,6 +12,7 @@
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls of models | [`inference`] |
+//! | network of jobs | [`egress`] |
 //! | exercises with a backup | [`drill`] |
 //! | join tokens | [`join_tokens`] |
 //! | calls to nodes | [`node_client`], [`node_address`], [`sends`], [`reachability`], [`liveness`], [`reconciler`] |
@@ -28,6 +29,7 @@ mod control_plane;
 mod database;
 mod dispatch;
 mod drill;
+mod egress;
 mod encryption;
 mod gateway;
 mod gpu_pool;
@@ -74,6 +76,7 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
+pub use egress::EgressPolicy;
 use encryption::CertificateUpkeep;
 pub use encryption::TlsSettings;
 pub use inference::ModelSettings;

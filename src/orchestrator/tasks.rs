@@ -40,7 +40,8 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a task, which is stored when this returns. The same `idempotency_key` with the same request
 /// returns the task that the first call created.
 ///
-/// Fails where a field is invalid, there is no such snapshot, the key was used for another request, or the queue is full.
+/// Fails where a field is invalid, a host is not allowed, there is no such snapshot, the key was used for another request,
+/// or the queue is full.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
@@ -59,10 +60,12 @@ pub(super) async fn create(
         request.model.clone_from(&state.settings.default_model);
     }
     request.image = resolve_image(request.image.take(), caller.user.id)?;
+    let egress = request.egress.clone();
     let mut spec = request.resolve(state.settings.default_image.as_str())?;
     let mut stored = StoredInputs::default();
-    if !inputs.is_empty() || is_snapshot(&spec.sandbox.image) {
-        // The artifacts, or the snapshot, that the first request named may be gone by now.
+    if !inputs.is_empty() || egress.is_some() || is_snapshot(&spec.sandbox.image) {
+        // The artifacts, or the snapshot, that the first request named may be gone by now, and the operator may have
+        // shortened the list of hosts.
         if let Some(key) = &key
             && let Some(outcome) = state
                 .store
@@ -71,6 +74,9 @@ pub(super) async fn create(
         {
             return created(state, outcome).await;
         }
+    }
+    if let Some(egress) = &egress {
+        state.settings.egress.check(egress)?;
     }
     sandboxes::check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
     if !inputs.is_empty() {

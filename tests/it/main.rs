@@ -47,6 +47,7 @@ mod grace;
 mod greedy_nodes;
 mod happy_path;
 mod help;
+mod host_lists;
 mod host_settings;
 mod hostile_images;
 mod hosts;

@@ -33,6 +33,8 @@ pub const INFERENCE: &str = "inference";
 pub const SESSIONS: &str = "sessions";
 /// Snapshots of sandboxes that stay, and sandboxes that begin from them.
 pub const SNAPSHOTS: &str = "snapshots";
+/// Hosts on a list, which a sandbox reaches through a proxy of the node.
+pub const EGRESS: &str = "egress";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

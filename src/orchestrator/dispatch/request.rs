@@ -55,7 +55,9 @@ pub(super) async fn request_job<'a>(
     Ok(match start {
         Start::Run => {
             let sandbox = state.store.task_sandbox(job.task_id).await;
-            client.run(job, sandbox.map_err(AttemptError::of_sandbox)?)
+            let mut sandbox = sandbox.map_err(AttemptError::of_sandbox)?;
+            state.settings.egress.apply(&mut sandbox);
+            client.run(job, sandbox)
         }
         Start::Attach => client.attach(job.id, job.attempt, after),
     })

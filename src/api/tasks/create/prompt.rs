@@ -5,7 +5,7 @@ use crate::api::{jobs::Prompt, problem::Problem};
 use serde_json::{Value, json};
 
 /// Fields of a sandbox, which a prompt for a model has not.
-const SANDBOX_FIELDS: [&str; 10] = [
+const SANDBOX_FIELDS: [&str; 11] = [
     "image",
     "env",
     "artifacts",
@@ -16,6 +16,7 @@ const SANDBOX_FIELDS: [&str; 10] = [
     "shm_size",
     "gpus",
     "pull",
+    "egress",
 ];
 
 impl CreateTask {
@@ -48,6 +49,7 @@ impl CreateTask {
             self.shm_size.is_some(),
             self.gpus.is_some(),
             self.pull.is_some(),
+            self.egress.is_some(),
         ];
         let mut fields = SANDBOX_FIELDS.iter().zip(is_given);
         if let Some((field, _)) = fields.find(|(_, is_given)| *is_given) {
