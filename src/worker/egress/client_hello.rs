@@ -184,7 +184,7 @@ mod tests {
         let records = hello[5..].chunks(most);
         let record = |content: &[u8]| {
             let length = u16::try_from(content.len()).unwrap().to_be_bytes();
-            [&[22, 3, 1], &length[..], content].concat()
+            [&[22, 3, 1][..], &length, content].concat()
         };
         records.flat_map(record).collect()
     }
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn two_names_are_refused() {
-        let name = |name: &[u8]| [&[0, 0, u8::try_from(name.len()).unwrap()], name].concat();
-        let list = |names: &[u8]| [&[0, u8::try_from(names.len()).unwrap()], names].concat();
+        let name = |name: &[u8]| [&[0, 0, u8::try_from(name.len()).unwrap()][..], name].concat();
+        let list = |names: &[u8]| [&[0, u8::try_from(names.len()).unwrap()][..], names].concat();
         let one = list(&name(b"a.example"));
         assert_eq!(host_name(&one), Some(&b"a.example"[..]));
         let two = list(&[name(b"a.example"), name(b"b.example")].concat());

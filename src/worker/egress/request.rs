@@ -170,7 +170,7 @@ mod tests {
 
     fn read(method: &str, uri: &str, host: &[&'static str]) -> Result<Wanted, Refusal> {
         let mut headers = HeaderMap::new();
-        for host in host {
+        for host in host.iter().copied() {
             headers.append(header::HOST, HeaderValue::from_static(host));
         }
         wanted(&method.parse().unwrap(), &uri.parse().unwrap(), &headers)
