@@ -44,7 +44,7 @@ pub(super) fn node_limits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::egress::AllowedEntry;
+    use crate::api::{egress::AllowedEntry, size::ByteSize};
 
     fn limits(entries: Option<&[&str]>) -> EgressLimits {
         let parse = |text: &&str| text.parse::<AllowedEntry>().unwrap();
@@ -70,7 +70,7 @@ mod tests {
             policy(OperatorEgressFlags {
                 egress_allow: Vec::new(),
                 egress_allow_private: Vec::new(),
-                egress_bytes: crate::api::size::ByteSize(bytes),
+                egress_bytes: ByteSize(bytes),
             })
         };
         assert_eq!(policy(0).max_bytes, None);
