@@ -82,10 +82,9 @@ use crate::{
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
-        Engine, EngineError, Images, Program,
+        Engine, EngineError, Images,
         gpus::{GpuCandidate, PassedGpu, probe_gpus},
         limits::LimitSupport,
-        probe,
     },
     http::{host::AllowedHosts, listener_policy::ListenerPolicy, server},
 };
@@ -139,7 +138,7 @@ impl PreparedWorker {
     /// Prepares a worker. Fails where another worker uses the data directory, or no podman works.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let home = WorkerHome::open(data_dir, &settings.storage).await?;
-        let engine = probe_engine(&home, &settings).await?;
+        let engine = home.probe_engine(&settings).await?;
         let jobs = async {
             let recovered = recovery::recover_jobs(&engine, &home).await?;
             orphans::remove_orphans_at_start(&engine, &home.node_uuid, &recovered).await?;
@@ -260,21 +259,6 @@ impl PreparedWorker {
             _lock: home.lock,
         }))
     }
-}
-
-async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, EngineError> {
-    let wanted = probe::ProbeRequest {
-        program: Program::podman(&settings.engine, &home.path)?,
-        runtime: settings.engine_runtime.clone(),
-    };
-    let probe_env = probe::ProbeEnv {
-        init: home.init.path(),
-        scratch: &home.path,
-        node_uuid: Some(&home.node_uuid),
-    };
-    let mut engine = probe::probe(wanted, probe_env).await?;
-    engine.enable_upper_detach(&home.node_uuid);
-    Ok(engine)
 }
 
 impl Worker {
