@@ -11,6 +11,9 @@
 
 use super::{take_descriptor, wire::ExecSpec};
 use std::{
+    borrow::Cow,
+    env,
+    ffi::OsStr,
     fs::{Permissions, set_permissions},
     io,
     net::{Ipv4Addr, Ipv6Addr, TcpListener},
@@ -28,6 +31,9 @@ pub const INFERENCE_DIRECTORY: &str = "/run/cynode";
 pub const INFERENCE_SOCKET: &str = "/run/cynode/inference-proxy.sock";
 /// Port of the proxy on loopback: the one that proxies usually have.
 pub const EGRESS_PORT: u16 = 3128;
+/// Options by which Java finds the proxy: it reads no variable of others.
+pub const JAVA_OPTIONS: &str = "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort=3128 -Dhttps.proxyHost=127.0.0.1 \
+                                -Dhttps.proxyPort=3128 -Dhttp.nonProxyHosts=localhost|127.*|[::1]";
 /// Largest number of listeners that are handed over.
 pub const MAX_LISTENERS: usize = 5;
 /// Descriptor of the socket over which they are handed over.
@@ -97,6 +103,18 @@ fn open_loopback(
     Ok(())
 }
 
+/// Value of a variable of a command. Java's options of the image stay, and those for the proxy come behind them.
+pub(super) fn beside_images<'a>(name: &OsStr, value: &'a OsStr) -> Cow<'a, OsStr> {
+    match env::var_os(name) {
+        Some(mut own) if value == JAVA_OPTIONS => {
+            own.push(" ");
+            own.push(value);
+            Cow::Owned(own)
+        }
+        _ => Cow::Borrowed(value),
+    }
+}
+
 /// Room for a control message with the descriptors of all listeners, aligned as the kernel expects it.
 #[repr(C)]
 union ControlBuffer {
@@ -141,4 +159,23 @@ fn send(channel: &OwnedFd, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn javas_options_of_image_stay() {
+        let of = |name: &str, value: &str| {
+            let value = beside_images(name.as_ref(), value.as_ref());
+            value.into_owned().into_string().unwrap()
+        };
+        let own = env::var("PATH").unwrap();
+        assert_eq!(of("PATH", JAVA_OPTIONS), format!("{own} {JAVA_OPTIONS}"));
+        assert_eq!(of("PATH", "/bin"), "/bin");
+        assert_eq!(of("CYNODE_NOT_SET", JAVA_OPTIONS), JAVA_OPTIONS);
+        let port = format!("proxyPort={EGRESS_PORT}");
+        assert_eq!(JAVA_OPTIONS.matches(&port).count(), 2);
+    }
 }

@@ -40,7 +40,7 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::egress::{EgressSpec, PROXY_PORT},
     background,
-    sandbox_init::listeners::EGRESS_PORT,
+    sandbox_init::listeners::{EGRESS_PORT, JAVA_OPTIONS},
 };
 use address::AddressPolicy;
 use decision::{Lists, Verdict};
@@ -182,10 +182,6 @@ pub(super) fn variables() -> impl Iterator<Item = (OsString, OsString)> {
     let proxy = format!("http://127.0.0.1:{PROXY_PORT}");
     // Models are at loopback, and are reached without the proxy.
     let direct = "localhost,127.0.0.1,::1".to_owned();
-    let java = format!(
-        "-Dhttp.proxyHost=127.0.0.1 -Dhttp.proxyPort={PROXY_PORT} -Dhttps.proxyHost=127.0.0.1 \
-         -Dhttps.proxyPort={PROXY_PORT} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
-    );
     [
         ("HTTP_PROXY", proxy.clone()),
         ("http_proxy", proxy.clone()),
@@ -196,7 +192,7 @@ pub(super) fn variables() -> impl Iterator<Item = (OsString, OsString)> {
         ("NO_PROXY", direct.clone()),
         ("no_proxy", direct),
         ("NODE_USE_ENV_PROXY", "1".to_owned()),
-        ("JAVA_TOOL_OPTIONS", java),
+        ("JAVA_TOOL_OPTIONS", JAVA_OPTIONS.to_owned()),
     ]
     .into_iter()
     .map(|(name, value)| (OsString::from(name), OsString::from(value)))
