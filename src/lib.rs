@@ -49,7 +49,8 @@
 //! | stdin of a command | `client/stdin.rs`, `orchestrator/stdin.rs`, `worker/stdin.rs`, `spool/stdin.rs`, `sandbox/stdin.rs`, `sandbox_init/control.rs` |
 //! | execs, files and terminals of sandboxes that stay | `orchestrator/sandboxes/` (users), `worker/sessions/` (Worker API), `worker/session/` (in the shim), `sandbox_files/` (inside) |
 //! | snapshots of sandboxes | `worker/snapshots/`, `engine/snapshots.rs`, `engine/copy_tree.rs` |
-//! | models inside of a sandbox | `sandbox_init/inference.rs`, `sandbox/listeners.rs`, `worker/sandbox_inference.rs`, `orchestrator/control_plane/inference.rs` |
+//! | models inside of a sandbox | `sandbox_init/listeners.rs`, `sandbox/listeners.rs`, `worker/sandbox_listeners.rs`, `worker/sandbox_inference.rs`, `orchestrator/control_plane/inference.rs` |
+//! | hosts that jobs may reach | lists: `api/egress/`; operator: `orchestrator/egress.rs`; node: `worker/egress/` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
 //! | secrets of jobs | stored: `identity/secrets.rs`, `identity/secret_keys.rs`; sent: `orchestrator/dispatch/request.rs`; given to the command: `worker/job_shim.rs`; masked in output: `worker/masking/` |
 //! | join tokens | text: `api/nodes/join_token.rs`; User API: `orchestrator/join_tokens.rs`; checks: `identity/nodes.rs`, `store/types/join_tokens.rs`; at a node: `roles/credentials.rs` |

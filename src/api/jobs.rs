@@ -18,6 +18,7 @@ pub use result::{Effective, JobError, JobErrorKind, JobResult, Outcome, Truncate
 
 use super::{
     JobId, TaskId, check_version,
+    egress::EgressSpec,
     image::ImageRef,
     problem::Problem,
     sandboxes::SessionSpec,
@@ -105,6 +106,9 @@ pub struct SandboxSpec {
     /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach, with network policy `allowlist`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSpec>,
     /// Whether the sandbox may use the node's model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,

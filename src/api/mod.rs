@@ -8,6 +8,7 @@ pub mod api_keys;
 pub mod artifacts;
 pub mod audit;
 pub mod auth;
+pub mod egress;
 pub mod error;
 pub mod events;
 pub mod image;

@@ -157,7 +157,7 @@ mod tests {
             ),
             (
                 error::<NetworkPolicy>("\"open\""),
-                "invalid value: string \"open\", expected one of none, restricted",
+                "invalid value: string \"open\", expected one of none, restricted, allowlist",
             ),
         ] {
             assert!(found.starts_with(expected), "{found}");

@@ -1,8 +1,8 @@
 //! Flags and arguments of the client commands.
 
 use super::{
-    FileFlags, ResourceFlags, SecretFlags, TaskArtifactsArgs, TrustFlags, number, parse_duration,
-    values::parse_pull,
+    EgressFlags, FileFlags, ResourceFlags, SecretFlags, TaskArtifactsArgs, TrustFlags, number,
+    parse_duration, values::parse_pull,
 };
 use crate::api::jobs::PullPolicy;
 use clap::{Args, Subcommand, ValueEnum, builder::UnknownArgumentValueParser};
@@ -79,6 +79,8 @@ pub struct TaskFlags {
     pub secrets: SecretFlags,
     #[command(flatten)]
     pub limits: ResourceFlags,
+    #[command(flatten)]
+    pub egress: EgressFlags,
 }
 
 /// Tip where `cynode run` is given a prompt.

@@ -119,7 +119,7 @@ pub struct ArtifactDeleteArgs {
     pub ids: Vec<String>,
 }
 
-fn parse_byte_size(text: &str) -> Result<ByteSize, String> {
+pub(super) fn parse_byte_size(text: &str) -> Result<ByteSize, String> {
     parse_size(text).map(ByteSize)
 }
 

@@ -12,6 +12,7 @@
 mod chat;
 mod client;
 mod doctor;
+mod egress;
 mod files;
 mod images;
 mod keys;
@@ -31,6 +32,7 @@ mod variables;
 pub use chat::*;
 pub use client::*;
 pub use doctor::*;
+pub use egress::*;
 pub use files::*;
 pub use images::*;
 pub use keys::*;
@@ -45,9 +47,12 @@ pub use secrets::*;
 pub use tls::*;
 pub(crate) use variables::warn_about_unknown;
 
+pub(crate) use egress::{parse_entry, parse_upstream};
 pub(crate) use old_names::notices as old_name_notices;
-pub(crate) use values::{number, parse_duration, parse_duration_or_off, parse_listen, parse_size};
-use values::{parse_lease, parse_network};
+use values::parse_lease;
+pub(crate) use values::{
+    number, parse_duration, parse_duration_or_off, parse_listen, parse_network, parse_size,
+};
 
 use crate::exit::Failure;
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};

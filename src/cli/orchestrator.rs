@@ -1,8 +1,8 @@
 //! Flags of the orchestrator.
 
 use super::{
-    DataDirFlags, LogFlags, PskFlags, TlsFlags, number, parse_duration, parse_lease, parse_listen,
-    parse_network, parse_size,
+    DataDirFlags, LogFlags, OperatorEgressFlags, PskFlags, TlsFlags, number, parse_duration,
+    parse_lease, parse_listen, parse_network, parse_size,
 };
 use crate::orchestrator::RequireInference;
 use clap::{Args, ValueEnum};
@@ -78,6 +78,8 @@ pub struct OrchestratorFlags {
     pub limits: LimitFlags,
     #[command(flatten)]
     pub retention: RetentionFlags,
+    #[command(flatten)]
+    pub egress: OperatorEgressFlags,
 }
 
 /// Whether something is done.

@@ -1,7 +1,8 @@
 //! Flags of every role that runs sandboxes.
 
 use super::{
-    number, old_names::variable, parse_duration, parse_duration_or_off, parse_listen, parse_size,
+    NodeEgressFlags, UpstreamFlags, number, old_names::variable, parse_duration,
+    parse_duration_or_off, parse_listen, parse_size,
 };
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -40,6 +41,8 @@ pub struct SandboxFlags {
         help_heading = "Sandbox"
     )]
     pub prefetch_image: Vec<String>,
+    #[command(flatten)]
+    pub egress: NodeEgressFlags,
 }
 
 /// Settings of sandboxes.
@@ -82,6 +85,8 @@ pub struct EngineFlags {
     pub podman: PodmanFlags,
     #[command(flatten)]
     pub storage: StorageFlags,
+    #[command(flatten)]
+    pub upstream: UpstreamFlags,
 }
 
 /// Directory of a worker's jobs, and how much and how long to keep.

@@ -1,6 +1,6 @@
 //! Arguments of `cynode sandbox`, `cynode exec` and `cynode shell`.
 
-use super::{ClientFlags, ResourceFlags, SecretFlags, number, parse_duration};
+use super::{ClientFlags, EgressFlags, ResourceFlags, SecretFlags, number, parse_duration};
 use crate::api::{nodes::check_slug, snapshots};
 use clap::{Args, Subcommand};
 use std::time::Duration;
@@ -87,6 +87,8 @@ pub struct SandboxCreateArgs {
     pub secrets: SecretFlags,
     #[command(flatten)]
     pub limits: ResourceFlags,
+    #[command(flatten)]
+    pub egress: EgressFlags,
 }
 
 #[derive(Args, Debug)]

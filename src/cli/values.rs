@@ -68,7 +68,7 @@ pub(super) fn parse_lease(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a network, or an address as a network of one.
-pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
     let address = text.parse::<IpAddr>().map(IpNet::from);
     let network = address.or_else(|_| text.parse());
     network

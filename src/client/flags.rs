@@ -15,6 +15,7 @@ const FLAGS: [(&str, &str); 46] = [
     ("current_password", "the current password"),
     ("cursor", "--cursor"),
     ("cwd", "--cwd"),
+    ("egress", "--allow"),
     ("email", "--email"),
     ("env", "--env"),
     ("expires_at", "--expires"),
@@ -61,6 +62,7 @@ pub(super) fn in_flags(problem: &ProblemBody) -> String {
         if let Some(flag) = segments.next().and_then(flag_of) {
             return match (flag, segments.next()) {
                 ("--env", Some(name)) => format!("--env {name} {}", error.detail),
+                ("--allow", Some("profiles")) => format!("--egress-profile {}", error.detail),
                 _ => format!("{flag} {}", error.detail),
             };
         }
@@ -108,6 +110,14 @@ mod tests {
             (
                 Problem::field("/node_labels/0", "is not valid"),
                 "--label is not valid",
+            ),
+            (
+                Problem::field("/egress/allow/0", "names a.b"),
+                "--allow names a.b",
+            ),
+            (
+                Problem::field("/egress/profiles/1", "names git"),
+                "--egress-profile names git",
             ),
             (
                 Problem::field("/capability", "is missing"),

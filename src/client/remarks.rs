@@ -1,7 +1,8 @@
 //! Remarks on a task that has ended: what its exit code does not say.
 
-use super::print::clean;
+use super::print::{clean, size};
 use crate::api::{
+    egress::EgressTotals,
     jobs::{JobInference, JobResult},
     tasks::TaskResult,
 };
@@ -19,6 +20,11 @@ pub(super) fn reason(result: &TaskResult) -> Option<String> {
 /// Model that answered a prompt, with its tokens.
 pub(super) fn model(result: &TaskResult) -> Option<String> {
     model_of(last(result)?)
+}
+
+/// Requests and bytes of a task with a network.
+pub(super) fn traffic(result: &TaskResult) -> Option<String> {
+    traffic_of(last(result)?)
 }
 
 /// Files that should have been collected and were not.
@@ -48,6 +54,23 @@ pub(super) fn model_of(job: &JobResult) -> Option<String> {
     } = job.inference.as_ref()?;
     let text = format!("{model}, {prompt_tokens} tokens in, {completion_tokens} out");
     Some(clean(&text))
+}
+
+pub(super) fn traffic_of(job: &JobResult) -> Option<String> {
+    let EgressTotals {
+        requests,
+        refused,
+        bytes_sent,
+        bytes_received,
+    } = job.effective.as_ref()?.egress?;
+    let requests = match requests {
+        1 => "1 request".to_owned(),
+        count => format!("{count} requests"),
+    };
+    let (sent, received) = (size(bytes_sent), size(bytes_received));
+    Some(format!(
+        "{requests}, {refused} of them refused, {sent} sent, {received} received"
+    ))
 }
 
 pub(super) fn skipped_of(job: &JobResult) -> Option<String> {
@@ -84,6 +107,17 @@ mod tests {
         let answered = job(&json!({ "inference": inference }));
         assert_eq!(model_of(&answered).unwrap(), "a:1b, 3 tokens in, 5 out");
         assert_eq!(model_of(&job(&json!({}))), None);
+    }
+
+    #[test]
+    fn traffic_has_requests_and_bytes() {
+        let totals = json!({"requests": 1, "refused": 0, "bytes_sent": 3, "bytes_received": 4});
+        let effective = json!({
+            "image_id": "i", "network": "none", "runtime": "default", "timeout_seconds": 1, "egress": totals,
+        });
+        let text = traffic_of(&job(&json!({ "effective": effective }))).unwrap();
+        assert_eq!(text, "1 request, 0 of them refused, 3 B sent, 4 B received");
+        assert_eq!(traffic_of(&job(&json!({}))), None);
     }
 
     #[test]

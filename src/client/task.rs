@@ -61,6 +61,7 @@ pub(super) fn env_of_flags(flags: Vec<String>) -> Result<Option<Env>, Failure> {
 /// Task with the fields that the sandbox flags set.
 pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
     let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let (network_policy, egress) = flags.egress.into_fields();
     Ok(CreateTask {
         task_name: flags.name,
         image: flags.image,
@@ -83,6 +84,8 @@ pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
         shm_size: flags.limits.shm_size,
         gpus: flags.limits.gpus,
         use_inference: flags.limits.use_inference.then_some(true),
+        network_policy,
+        egress,
         ..CreateTask::default()
     })
 }
@@ -273,6 +276,9 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     }
     if let Some(model) = remarks::model_of(result) {
         print::line(&format!("model        {model}"))?;
+    }
+    if let Some(traffic) = remarks::traffic_of(result) {
+        print::line(&format!("traffic      {traffic}"))?;
     }
     if result.oom_killed {
         print::line("oom killed   yes")?;

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     api::{
+        egress::Egress,
         jobs::resources::GpuRequest,
         secrets::SecretRef,
         tasks::{Task, TaskDetails, TaskFile, TaskResult},
@@ -49,7 +50,10 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
         ]),
     }
     pairs.extend(settings(&task));
-    pairs.extend(model(&mut api, &task)?.map(|model| ("model", model)));
+    let ended = ended_result(&mut api, &task)?;
+    let traffic = ended.as_ref().and_then(remarks::traffic);
+    pairs.extend(traffic.map(|traffic| ("traffic", traffic)));
+    pairs.extend(model(&task, ended.as_ref()).map(|model| ("model", model)));
     pairs.extend([
         ("priority", task.priority.to_string()),
         ("created", task.created_at.to_string()),
@@ -59,15 +63,20 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
     print::pairs(pairs)
 }
 
+/// Result of a task that has ended, where it says more about the task: of a prompt, and of one with a network.
+fn ended_result(api: &mut ApiClient, task: &Task) -> Result<Option<TaskResult>, Failure> {
+    let says_more = task.prompt.is_some() || task.details.egress.is_some();
+    if !says_more || !task.status.is_final() {
+        return Ok(None);
+    }
+    api.get(&paths::task(&task.id.to_string(), "/result"))
+        .map(Some)
+}
+
 /// Model that answered a prompt, else the one that was asked for.
-fn model(api: &mut ApiClient, task: &Task) -> Result<Option<String>, Failure> {
-    let answered = if task.prompt.is_some() && task.status.is_final() {
-        let result: TaskResult = api.get(&paths::task(&task.id.to_string(), "/result"))?;
-        remarks::model(&result)
-    } else {
-        None
-    };
-    Ok(answered.or_else(|| task.details.model.as_deref().map(clean)))
+fn model(task: &Task, ended: Option<&TaskResult>) -> Option<String> {
+    let answered = ended.and_then(remarks::model);
+    answered.or_else(|| task.details.model.as_deref().map(clean))
 }
 
 /// Settings that the user made.
@@ -82,6 +91,8 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         pids,
         shm_size,
         gpus,
+        network_policy,
+        egress,
         pull,
         files,
         artifacts,
@@ -104,6 +115,11 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
         ("memory", memory.map(|size| size.to_string())),
         ("pids", pids.map(|pids| pids.to_string())),
         ("shm size", shm_size.map(|size| size.to_string())),
+        (
+            "network",
+            network_policy.map(|policy| policy.as_str().to_owned()),
+        ),
+        ("hosts", egress.as_ref().map(hosts_text)),
         ("pull", pull.map(|pull| pull.as_str().to_owned())),
         ("files", (!files.is_empty()).then(|| files_text(files))),
         ("artifacts", list(artifacts)),
@@ -128,6 +144,13 @@ fn time_limit(task: &Task) -> Option<String> {
 fn secrets_text(secrets: &[SecretRef]) -> String {
     let secrets = secrets.iter().map(|secret| clean(&secret.to_string()));
     secrets.collect::<Vec<_>>().join(", ")
+}
+
+fn hosts_text(egress: &Egress) -> String {
+    let hosts = egress.allow.iter().map(ToString::to_string);
+    let profiles = egress.profiles.iter();
+    let all = hosts.chain(profiles.map(|profile| profile.as_str().to_owned()));
+    all.collect::<Vec<_>>().join(", ")
 }
 
 fn gpus_text(gpus: &GpuRequest) -> String {

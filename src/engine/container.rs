@@ -61,8 +61,10 @@ pub struct ContainerSpec<'a> {
     pub device_args: &'a [String],
     /// Descriptors 3, 4 and 5 of init.
     pub descriptors: [OwnedFd; sandbox_init::DESCRIPTORS as usize],
-    /// Descriptor 6 of init, where the sandbox may use models.
-    pub inference: Option<OwnedFd>,
+    /// Descriptor 6 of init, where it opens listeners.
+    pub listeners: Option<OwnedFd>,
+    /// Whether one of them is the Unix socket for calls of models.
+    pub inference: bool,
     /// Whether podman ends once the container has started. It takes tens of MiB of memory for as long as it runs.
     pub detached: bool,
 }
@@ -187,7 +189,7 @@ impl Engine {
                 Stdio::null()
             })
             .stderr(Stdio::piped());
-        let descriptors = spec.descriptors.iter().chain(&spec.inference).zip(3..);
+        let descriptors = spec.descriptors.iter().chain(&spec.listeners).zip(3..);
         let mappings = descriptors.map(|(descriptor, child_fd)| {
             Ok(FdMapping {
                 parent_fd: descriptor.try_clone()?,
@@ -257,16 +259,16 @@ fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, En
     let mut list = sandbox_args(engine, spec.name, spec.init)?;
     list.extend(spec.detached.then(|| "--detach".to_owned()));
     // Init's socket and the pipes for output: no path in the sandbox leads to them.
-    let inference = i32::from(spec.inference.is_some());
+    let listeners = i32::from(spec.listeners.is_some());
     list.push(format!(
         "--preserve-fds={}",
-        sandbox_init::DESCRIPTORS + inference
+        sandbox_init::DESCRIPTORS + listeners
     ));
-    if spec.inference.is_some() {
+    if spec.inference {
         // Writable for any user that an image names, and empty: init makes a socket in it.
         list.push(format!(
             "--tmpfs={}:rw,nosuid,nodev,noexec,notmpcopyup,size=64k,mode=1777",
-            sandbox_init::inference::DIRECTORY
+            sandbox_init::listeners::INFERENCE_DIRECTORY
         ));
     }
     list.extend(label_args(spec.labels));

@@ -96,7 +96,8 @@ async fn try_container(
         limits: Limits::default(),
         device_args: &[],
         descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
-        inference: None,
+        listeners: None,
+        inference: false,
         detached: false,
     })?;
     let conversation = async {

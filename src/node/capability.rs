@@ -27,7 +27,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 12] = [
+const BASE_FEATURES: [&str; 13] = [
     "network-none",
     "workspace",
     "static-init",
@@ -40,6 +40,7 @@ const BASE_FEATURES: [&str; 12] = [
     features::INFERENCE,
     features::SESSIONS,
     features::SECRETS,
+    features::EGRESS,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

@@ -12,6 +12,7 @@
 //! | scheduling policy | [`scheduler`], [`slots`], [`gpu_pool`], [`readiness`], [`waiting`], [`node_backoff`], [`no_room`] |
 //! | life of an attempt, retries | [`dispatch`], [`active_jobs`], [`refusals`], [`recovery`] |
 //! | calls of models | [`inference`] |
+//! | network of jobs | [`egress`] |
 //! | exercises with a backup | [`drill`] |
 //! | join tokens | [`join_tokens`] |
 //! | secrets of jobs | [`secrets`], and [`identity`](crate::identity) |
@@ -29,6 +30,7 @@ mod control_plane;
 mod database;
 mod dispatch;
 mod drill;
+mod egress;
 mod encryption;
 mod gateway;
 mod gpu_pool;
@@ -77,6 +79,7 @@ pub use bootstrap::Banner;
 use bootstrap::{FirstAdmin, JoinUrl};
 pub use database::{IncompleteState, check as check_state};
 pub use dispatch::LeaseTerms;
+pub use egress::EgressPolicy;
 pub use encryption::TlsSettings;
 use encryption::{CertificateUpkeep, Encryption};
 pub use inference::ModelSettings;

@@ -1,7 +1,7 @@
 //! Settings of an orchestrator, and the errors that keep it from starting.
 
 use super::{
-    database::IncompleteState, dispatch::LeaseTerms, encryption::TlsSettings,
+    database::IncompleteState, dispatch::LeaseTerms, egress::EgressPolicy, encryption::TlsSettings,
     inference::ModelSettings,
 };
 use crate::{
@@ -48,6 +48,8 @@ pub struct Settings {
     pub queue: QueueLimits,
     /// Limits on the sandboxes that stay.
     pub sandboxes: SandboxLimits,
+    /// Network that jobs may ask for.
+    pub egress: EgressPolicy,
     /// Free disk space that new tasks may not use, in bytes.
     pub reserve_disk: u64,
     /// Most bytes of artifacts and files of tasks; no limit if `None`.

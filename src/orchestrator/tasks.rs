@@ -40,8 +40,8 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a task, which is stored when this returns. The same `idempotency_key` with the same request
 /// returns the task that the first call created.
 ///
-/// Fails where a field is invalid, there is no such snapshot or secret, the key was used for another request, or the queue is
-/// full.
+/// Fails where a field is invalid, a host is not allowed, there is no such snapshot or secret, the key was used for another
+/// request, or the queue is full.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
@@ -61,11 +61,13 @@ pub(super) async fn create(
         request.model.clone_from(&state.settings.default_model);
     }
     request.image = resolve_image(request.image.take(), caller.user.id)?;
+    let egress = request.egress.clone();
     let mut spec = request.resolve(state.settings.default_image.as_str())?;
     let mut stored = StoredInputs::default();
     let sandbox = &spec.sandbox;
-    if !inputs.is_empty() || is_snapshot(&sandbox.image) || !sandbox.secrets.is_empty() {
-        // The artifacts, the snapshot or the secrets that the first request named may be gone by now.
+    let is_fixed = inputs.is_empty() && egress.is_none() && sandbox.secrets.is_empty();
+    if !is_fixed || is_snapshot(&sandbox.image) {
+        // What the first request named may be gone by now, and the operator may have shortened the list of hosts.
         if let Some(key) = &key
             && let Some(outcome) = state
                 .store
@@ -74,6 +76,9 @@ pub(super) async fn create(
         {
             return created(state, outcome).await;
         }
+    }
+    if let Some(egress) = &egress {
+        state.settings.egress.check(egress)?;
     }
     sandboxes::check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
     secrets::check(state, caller.user.id, &spec.sandbox).await?;

@@ -4,6 +4,7 @@ mod allocator;
 mod backup;
 mod credentials;
 mod dev;
+mod egress;
 mod failures;
 mod logging;
 pub(crate) mod node_file;

@@ -8,13 +8,17 @@ mod aliases;
 mod parse;
 
 use crate::{
-    api::nodes::{Connect, GpuShare, InferenceMode, JoinToken},
+    api::{
+        egress::AllowedEntry,
+        nodes::{Connect, GpuShare, InferenceMode, JoinToken},
+    },
     cli::{DoctorArgs, LogFormat, LogLevel, NodeArgs, TrustFlags},
     exit::Failure,
     terminal::print_note,
     tls::Pin,
 };
 use aliases::Alias;
+use ipnet::IpNet;
 use serde::Deserialize;
 use std::{
     io,
@@ -41,6 +45,8 @@ pub(crate) struct NodeFile {
     worker_api: WorkerApiSection,
     #[serde(deserialize_with = "parse::section")]
     sandbox: SandboxSection,
+    #[serde(deserialize_with = "parse::section")]
+    egress: EgressSection,
     #[serde(deserialize_with = "parse::section")]
     inference: InferenceSection,
     #[serde(deserialize_with = "parse::section")]
@@ -138,6 +144,18 @@ enum SandboxMode {
     SandboxOnly,
     /// No sandboxes.
     Disabled,
+}
+
+/// Network of jobs. An empty list allows nothing, and a missing one everything that the orchestrator allows.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EgressSection {
+    #[serde(deserialize_with = "parse::hosts")]
+    allow: Option<Vec<AllowedEntry>>,
+    #[serde(deserialize_with = "parse::networks")]
+    allow_private: Option<Vec<IpNet>>,
+    #[serde(deserialize_with = "parse::upstream")]
+    upstream: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -268,6 +286,11 @@ impl NodeFile {
         set_default(&mut args.advertise_url, file.advertise_url);
         set_default(&mut sandbox.worker_listen, file.listen);
         set_default(&mut sandbox.max_request_bytes, file.max_request_bytes);
+        let file = self.egress;
+        set_default(&mut sandbox.egress.egress_allow, file.allow);
+        set_default(&mut sandbox.egress.egress_allow_private, file.allow_private);
+        let upstream = &mut sandbox.engine.upstream;
+        set_default(&mut upstream.egress_upstream, file.upstream);
         let file = self.sandbox;
         set_default_list(&mut sandbox.prefetch_image, file.prefetch_images);
         let engine = &mut sandbox.engine;

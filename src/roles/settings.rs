@@ -3,6 +3,7 @@
 use super::{
     DEFAULT_ORCHESTRATOR_TIMEOUT,
     credentials::{NodeCredentials, orchestrator_psks},
+    egress,
     node_file::{CredentialFiles, DEFAULT_PATH},
     tls::tls_settings,
 };
@@ -167,6 +168,7 @@ pub(super) fn orchestrator_settings(
             per_user: flags.limits.max_sandboxes_per_user,
             all: flags.limits.max_sandboxes,
         },
+        egress: egress::policy(flags.egress),
         reserve_disk: flags.retention.reserve_disk,
         artifact_quota: Some(flags.retention.artifact_quota).filter(|quota| *quota > 0),
         lease: orchestrator::LeaseTerms {
@@ -268,6 +270,7 @@ pub(super) fn sandbox_settings(flags: &EngineFlags) -> Result<worker::Settings, 
         reserve_memory: flags
             .reserve_memory
             .unwrap_or(worker::DEFAULT_RESERVE_MEMORY),
+        egress: egress::machine_limits(&flags.upstream)?,
         storage: storage_settings(&flags.storage)?,
     })
 }
@@ -328,6 +331,7 @@ pub(super) fn worker_settings(flags: &SandboxFlags) -> Result<worker::Settings, 
             .map(|text| parse_image("--prefetch-image", text))
             .collect::<Result<_, _>>()?,
         max_request_bytes: flags.max_request_bytes,
+        egress: egress::node_limits(&flags.egress, &flags.engine.upstream)?,
         ..sandbox_settings(&flags.engine)?
     })
 }

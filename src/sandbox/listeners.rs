@@ -1,14 +1,15 @@
-//! Listeners of a sandbox for calls of models, on their way from init to the owner.
+//! Listeners of a sandbox for models and for the proxy, on their way from init to the owner.
 //!
 //! ```text
 //! init ──▶ supervisor, in the shim ──▶ inference.sock in the shim's directory ──▶ owner, at each of its starts
 //! ```
 //!
 //! The shim keeps them and accepts nothing. So while the owner is restarted, calls wait in the kernel, and the next
-//! owner takes them.
+//! owner takes them. Both handovers have the form that [`sandbox_init::listeners`](crate::sandbox_init::listeners)
+//! describes. A shim of an earlier release hands over its listeners for models without their kinds.
 
 use super::shim::{bind_socket, socket_path};
-use crate::sandbox_init::inference::MAX_LISTENERS;
+use crate::sandbox_init::listeners::{ListenerKind, MAX_LISTENERS};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -32,20 +33,29 @@ use tokio::{
 };
 
 const SOCKET_FILE: &str = "inference.sock";
-/// Fewest listeners of a sandbox: its Unix socket, and one on loopback.
-const MIN_LISTENERS: usize = 2;
+/// Content of a handover of an earlier release.
+const UNTYPED: &[u8] = &[0];
+/// Fewest listeners of such a handover: the Unix socket, and one on loopback.
+const MIN_UNTYPED: usize = 2;
 /// Delay after a connection that could not be accepted.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Room for the descriptors of all listeners.
 const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_LISTENERS));
 
 /// Listeners that the supervisor got from init; none yet, or of an earlier container, while it starts.
-pub(crate) type Received = watch::Sender<Option<Vec<OwnedFd>>>;
+pub(crate) type Received = watch::Sender<Option<Vec<TypedListener>>>;
+
+/// Listener of a kind, before it is opened.
+pub(crate) type TypedListener = (ListenerKind, OwnedFd);
 
 /// Listener in a sandbox, whose connections come from there only.
 pub(crate) enum SandboxListener {
-    Unix(UnixListener),
-    Tcp(TcpListener),
+    /// For calls of models.
+    InferenceUnix(UnixListener),
+    /// The same, on loopback.
+    InferenceTcp(TcpListener),
+    /// For the proxy.
+    EgressTcp(TcpListener),
 }
 
 /// Receives the listeners of init.
@@ -57,23 +67,23 @@ pub(super) async fn receive_into(socket: &UnixStream, received: &Received) {
         // A container that never started sends none.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
         Err(error) => {
-            tracing::warn!(%error, "calls of models from the sandbox can't be served");
+            tracing::warn!(%error, "models and the proxy can't be served in the sandbox");
         }
     }
 }
 
 /// Receives the listeners that the other end of a socket sends.
-async fn receive(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+async fn receive(socket: &UnixStream) -> io::Result<Vec<TypedListener>> {
     socket
         .async_io(Interest::READABLE, || receive_now(socket.as_fd()))
         .await
 }
 
-fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Vec<TypedListener>> {
     let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut content = [IoSliceMut::new(&mut byte)];
+    let mut kinds = [0; MAX_LISTENERS];
+    let mut content = [IoSliceMut::new(&mut kinds)];
     let received = recvmsg(
         socket,
         &mut content,
@@ -88,15 +98,35 @@ fn receive_now(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
         _ => None,
     });
     let listeners: Vec<_> = rights.flatten().collect();
+    let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
+    let count = received.bytes;
+    let kinds = kinds_of(&kinds[..count.min(MAX_LISTENERS)], listeners.len());
     // The kernel leaves out those for which this process has no descriptor free.
-    if received.flags.contains(ReturnFlags::CTRUNC) || listeners.len() < MIN_LISTENERS {
-        return Err(io::Error::other("not all listeners arrived"));
+    match kinds {
+        Some(kinds) if !is_cut => Ok(kinds.into_iter().zip(listeners).collect()),
+        _ => Err(io::Error::other("not all listeners arrived")),
     }
-    Ok(listeners)
 }
 
-fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
-    let listeners: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
+/// Kinds of so many listeners by the content of their handover; `None` where it does not fit them.
+fn kinds_of(content: &[u8], count: usize) -> Option<Vec<ListenerKind>> {
+    if content == UNTYPED {
+        let kind = |n| match n {
+            0 => ListenerKind::InferenceUnix,
+            _ => ListenerKind::InferenceTcp,
+        };
+        return (count >= MIN_UNTYPED).then(|| (0..count).map(kind).collect());
+    }
+    let kinds: Option<Vec<_>> = content.iter().copied().map(ListenerKind::of).collect();
+    kinds.filter(|kinds| kinds.len() == count)
+}
+
+fn send_now(socket: BorrowedFd<'_>, listeners: &[TypedListener]) -> io::Result<()> {
+    let kinds: Vec<_> = listeners.iter().map(|(kind, _)| kind.code()).collect();
+    let listeners: Vec<_> = listeners
+        .iter()
+        .map(|(_, listener)| listener.as_fd())
+        .collect();
     let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&listeners)) {
@@ -104,7 +134,7 @@ fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
     }
     sendmsg(
         socket,
-        &[IoSlice::new(&[0])],
+        &[IoSlice::new(&kinds)],
         &mut ancillary,
         SendFlags::NOSIGNAL,
     )?;
@@ -115,7 +145,7 @@ fn send_now(socket: BorrowedFd<'_>, listeners: &[OwnedFd]) -> io::Result<()> {
 /// comes again when `updates` notifies that there are. Ends with the supervisor.
 pub(crate) async fn hand_over(
     dir: PathBuf,
-    mut received: watch::Receiver<Option<Vec<OwnedFd>>>,
+    mut received: watch::Receiver<Option<Vec<TypedListener>>>,
     updates: watch::Sender<()>,
 ) -> io::Result<()> {
     let listener = spawn_blocking(move || bind_socket(&dir, SOCKET_FILE)).await??;
@@ -144,7 +174,7 @@ pub(crate) async fn hand_over(
 }
 
 /// Sends an owner the listeners, if there are some.
-fn send_received(owner: &UnixStream, received: &watch::Receiver<Option<Vec<OwnedFd>>>) {
+fn send_received(owner: &UnixStream, received: &watch::Receiver<Option<Vec<TypedListener>>>) {
     let listeners = received.borrow();
     let sent = listeners
         .as_deref()
@@ -183,16 +213,23 @@ pub(crate) async fn take(dir: &Path) -> io::Result<Option<Vec<SandboxListener>>>
     }
 }
 
-/// Listeners in the order in which init sends them: the Unix socket, then those on loopback.
-fn open(listeners: Vec<OwnedFd>) -> io::Result<Vec<SandboxListener>> {
-    let open = |(n, listener): (usize, OwnedFd)| {
+/// Listeners by their kinds, ready to accept.
+fn open(listeners: Vec<TypedListener>) -> io::Result<Vec<SandboxListener>> {
+    let open = |(kind, listener): TypedListener| {
         rustix::io::ioctl_fionbio(&listener, true)?;
-        Ok(match n {
-            0 => SandboxListener::Unix(UnixListener::from_std(listener.into())?),
-            _ => SandboxListener::Tcp(TcpListener::from_std(listener.into())?),
+        Ok(match kind {
+            ListenerKind::InferenceUnix => {
+                SandboxListener::InferenceUnix(UnixListener::from_std(listener.into())?)
+            }
+            ListenerKind::InferenceTcp => {
+                SandboxListener::InferenceTcp(TcpListener::from_std(listener.into())?)
+            }
+            ListenerKind::EgressTcp => {
+                SandboxListener::EgressTcp(TcpListener::from_std(listener.into())?)
+            }
         })
     };
-    listeners.into_iter().enumerate().map(open).collect()
+    listeners.into_iter().map(open).collect()
 }
 
 #[cfg(test)]
@@ -223,13 +260,16 @@ mod tests {
             let early = timeout(RETRY_INTERVAL, take(dir.path())).await;
             assert!(early.unwrap().unwrap().is_none());
             assert!(!updated.has_changed().unwrap());
-            received.send_replace(Some(vec![socket.into(), tcp.into()]));
+            received.send_replace(Some(vec![
+                (ListenerKind::InferenceUnix, socket.into()),
+                (ListenerKind::EgressTcp, tcp.into()),
+            ]));
             updated.changed().await.unwrap();
             for _ in 0..2 {
                 let mut listeners = take(dir.path()).await.unwrap().unwrap();
                 assert_eq!(listeners.len(), 2);
-                assert!(matches!(listeners[0], SandboxListener::Unix(_)));
-                let Some(SandboxListener::Tcp(tcp)) = listeners.pop() else {
+                assert!(matches!(listeners[0], SandboxListener::InferenceUnix(_)));
+                let Some(SandboxListener::EgressTcp(tcp)) = listeners.pop() else {
                     panic!("no TCP listener");
                 };
                 let mut client = TcpStream::connect(address).await.unwrap();
@@ -248,11 +288,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn some_listeners_are_no_handover() {
+    async fn one_listener_is_enough() {
         let (sender, receiver) = UnixStream::pair().unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        send_now(sender.as_fd(), &[tcp.into()]).unwrap();
-        let error = receive(&receiver).await.unwrap_err();
-        assert_eq!(error.to_string(), "not all listeners arrived");
+        send_now(sender.as_fd(), &[(ListenerKind::EgressTcp, tcp.into())]).unwrap();
+        let received = receive(&receiver).await.unwrap();
+        assert!(matches!(received[..], [(ListenerKind::EgressTcp, _)]));
+    }
+
+    #[test]
+    fn kinds_fit_their_listeners() {
+        use ListenerKind::{EgressTcp, InferenceTcp, InferenceUnix};
+        for kind in ListenerKind::ALL {
+            assert_eq!(ListenerKind::of(kind.code()), Some(kind));
+        }
+        let old = Some(vec![InferenceUnix, InferenceTcp, InferenceTcp]);
+        assert_eq!(kinds_of(&[0], 3), old);
+        assert_eq!(kinds_of(&[1, 2, 2], 3), old);
+        let both = Some(vec![InferenceUnix, InferenceTcp, EgressTcp]);
+        assert_eq!(kinds_of(&[1, 2, 3], 3), both);
+        assert_eq!(kinds_of(&[3], 1), Some(vec![EgressTcp]));
+        for (content, count) in [(&[0][..], 1), (&[3], 0), (&[3], 2), (&[1, 2], 1), (&[9], 1)] {
+            assert_eq!(kinds_of(content, count), None, "{content:?} {count}");
+        }
     }
 }

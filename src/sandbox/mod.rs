@@ -112,6 +112,9 @@ pub(crate) struct SandboxConfig {
     /// Whether init opens listeners for calls of models.
     #[serde(default)]
     pub(crate) inference: bool,
+    /// Whether init opens listeners for the proxy.
+    #[serde(default)]
+    pub(crate) egress: bool,
 }
 
 /// Command to run in a sandbox.

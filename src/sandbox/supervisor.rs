@@ -41,7 +41,7 @@ pub(crate) struct Sandbox {
     stop: Option<StopRequest>,
     stdout: OutputPipe,
     stderr: OutputPipe,
-    /// Listeners for calls of models, which init opened.
+    /// Listeners for models and for the proxy, which init opened.
     listeners: listeners::Received,
 }
 
@@ -93,9 +93,8 @@ impl Sandbox {
         let init_end = init_end.into_std()?;
         init_end.set_nonblocking(false)?;
         let listeners = listeners::Received::new(None);
-        let inference = config
-            .inference
-            .then(|| receive_listeners(listeners.clone()));
+        let channel =
+            (config.inference || config.egress).then(|| receive_listeners(listeners.clone()));
         let name = config.id.container_name();
         let labels = container_labels(config);
         let container = config.engine.spawn(&ContainerSpec {
@@ -107,7 +106,8 @@ impl Sandbox {
             limits: config.limits.clone(),
             device_args: &config.device_args,
             descriptors: [init_end.into(), stdout_end, stderr_end],
-            inference: inference.transpose()?,
+            listeners: channel.transpose()?,
+            inference: config.inference,
             detached: true,
         })?;
         let (from_init, to_init) = control.into_split();
@@ -135,7 +135,7 @@ impl Sandbox {
         })
     }
 
-    /// Listeners for calls of models, which init opened; none where the sandbox may use no models.
+    /// Listeners for models and for the proxy, which init opened; none where the sandbox may use neither.
     pub(crate) fn listeners(&self) -> &listeners::Received {
         &self.listeners
     }

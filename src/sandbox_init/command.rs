@@ -1,7 +1,7 @@
 //! Start of a command in the sandbox: its arguments, environment, directory and streams, and the filter of its calls.
 
 use super::{
-    GPU_HOOK_VARIABLE, WORKSPACE, is_dir, keeper, script, seccomp, terminal,
+    GPU_HOOK_VARIABLE, WORKSPACE, is_dir, keeper, listeners, script, seccomp, terminal,
     wire::{ExecEnd, ExecSpec},
 };
 use std::{
@@ -44,7 +44,11 @@ pub(super) fn start(
         .args(arguments)
         // Set for hooks of the host, and not for the command.
         .env_remove(GPU_HOOK_VARIABLE)
-        .envs(spec.env.iter().map(|(name, value)| (name, value)))
+        .envs(
+            spec.env
+                .iter()
+                .map(|(name, value)| (name, listeners::beside_images(name, value))),
+        )
         .current_dir(directory(spec))
         .stdin(stdin)
         .stdout(stdout)

@@ -47,8 +47,8 @@ mod channel;
 mod command;
 mod control;
 mod execs;
-pub mod inference;
 mod keeper;
+pub mod listeners;
 mod oom;
 mod script;
 pub mod seccomp;
@@ -89,7 +89,7 @@ pub const WORKSPACE: &str = "/workspace";
 const CONTROL: RawFd = 3;
 const STDOUT: RawFd = 4;
 const STDERR: RawFd = 5;
-/// Number of descriptors that podman hands through to every init, from 3 on; one more for [`inference`].
+/// Number of descriptors that podman hands through to every init, from 3 on; one more for [`listeners`].
 pub const DESCRIPTORS: i32 = 3;
 
 /// Process id of the command, for the signal handler; 0 while there is none.
@@ -130,11 +130,7 @@ fn run() -> io::Result<()> {
         return Ok(());
     };
     // Before the command, which could take their addresses.
-    let opened = if spec.has_inference {
-        inference::open()
-    } else {
-        Ok(())
-    };
+    let opened = listeners::open(&spec);
     forward_signals();
     let reporter = Arc::new(reporter);
     let execs = Arc::new(Execs::new(Arc::clone(&reporter)));
@@ -148,7 +144,7 @@ fn run() -> io::Result<()> {
     Requests::new((first, spec.command.is_empty()), sender, &execs, &reporter).serve(channel);
     let kills_before = oom::kills();
     let opened = opened
-        .map_err(|error| io::Error::other(format!("no listener for calls of models: {error}")));
+        .map_err(|error| io::Error::other(format!("no listener for models or the proxy: {error}")));
     let end = match opened {
         Ok(()) if spec.command.is_empty() => stay(first, &execs, &reporter)?,
         opened => run_first(first, (&spec, stdin, output), opened, &execs, &reporter)?,

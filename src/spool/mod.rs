@@ -9,6 +9,7 @@
 //!   log.0 …        its output (see [`log`])
 //!   ended.json     its result without artifacts, while these are collected
 //!   result.json    its result
+//!   egress.json    sums of what it sent and received through the proxy, written by the worker alone
 //!   stdin          content of stdin
 //!   artifacts/     files that were collected; beside it collect.json and artifacts.json (see `worker::artifacts`)
 //!   execs/         commands beside it, or in a sandbox that stays (see `exec.rs`)
@@ -33,7 +34,13 @@ pub use recorder::{JobEnd, JobRecorder};
 pub use stdin::{Piece, PieceOutcome, StdinReader};
 
 use crate::{
-    api::{JobId, OrchestratorId, TaskId, events::ResultEvent, jobs::SandboxSpec, time::Time},
+    api::{
+        JobId, OrchestratorId, TaskId,
+        egress::{EgressSpec, EgressTotals},
+        events::ResultEvent,
+        jobs::SandboxSpec,
+        time::Time,
+    },
     backoff::Backoff,
     files::{Durability, replace_file},
     retry::retry_if,
@@ -55,6 +62,7 @@ const JOB_FILE: &str = "job.json";
 const REQUEST_FILE: &str = "request.json";
 const RESULT_FILE: &str = "result.json";
 const ENDED_FILE: &str = "ended.json";
+const EGRESS_FILE: &str = "egress.json";
 const STDIN_FILE: &str = "stdin";
 const CONTAINER_FILE: &str = "container";
 /// Shortest and longest pause before a result is written again for which there was no room.
@@ -85,6 +93,9 @@ pub struct AcceptedJob {
     /// Whether its sandbox may use models.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inference: bool,
+    /// Hosts that its sandbox may reach through the proxy; `None` where it may reach none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSpec>,
 }
 
 /// Directory of one attempt. [`remove_on_drop`](Self::remove_on_drop) makes it go with the last reference.
@@ -191,9 +202,29 @@ impl Spool {
             .ok()
     }
 
-    /// Result; `None` while there is none.
+    /// Result, with the sums of the proxy; `None` while there is none.
     pub fn result(&self) -> io::Result<Option<ResultEvent>> {
-        self.read(RESULT_FILE)
+        let mut result: Option<ResultEvent> = self.read(RESULT_FILE)?;
+        let effective = result
+            .as_mut()
+            .and_then(|last| last.result.effective.as_mut());
+        // Sums that can't be read keep nobody from the result.
+        if let Some(effective) = effective
+            && let Ok(Some(totals)) = self.egress_totals()
+        {
+            effective.egress = Some(totals);
+        }
+        Ok(result)
+    }
+
+    /// Records the sums of the proxy. They are no part of `result.json`, which the shim writes: only the worker counts.
+    pub fn write_egress_totals(&self, totals: EgressTotals) -> io::Result<()> {
+        self.write(EGRESS_FILE, &totals)
+    }
+
+    /// Sums of the proxy; `None` where the job had none, or none were recorded.
+    pub fn egress_totals(&self) -> io::Result<Option<EgressTotals>> {
+        self.read(EGRESS_FILE)
     }
 
     /// Records the end of the command, before its artifacts are collected: should that be cut short, the end is known.

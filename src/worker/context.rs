@@ -10,9 +10,9 @@
 
 use super::{
     Settings, access::AccessPolicy, contents::ContentCache, disk::Disk, disk_guard::LiveJobs,
-    disk_probe::DiskProbes, gpus::SharedGpus, home::WorkerHome, inference::ModelServer,
-    init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway, slots::Slots,
-    snapshots::Snapshots, trash::Trash, warm::WarmPool,
+    disk_probe::DiskProbes, egress::EgressGateway, gpus::SharedGpus, home::WorkerHome,
+    inference::ModelServer, init_copy::InitCopy, metrics::Metrics, sandbox_inference::ModelGateway,
+    slots::Slots, snapshots::Snapshots, trash::Trash, warm::WarmPool,
 };
 use crate::{
     api::problem::{Problem, ProblemKind},
@@ -73,6 +73,8 @@ pub(super) struct WorkerContext {
     pub(super) model_server: ModelServer,
     /// Way from sandboxes to models.
     pub(super) models: ModelGateway,
+    /// Way from sandboxes to hosts.
+    pub(super) egress: EgressGateway,
 }
 
 impl WorkerContext {
@@ -119,6 +121,7 @@ impl WorkerContext {
             live: LiveJobs::default(),
             model_server: ModelServer::default(),
             models: ModelGateway::default(),
+            egress: EgressGateway::new(settings.egress.clone()),
         }
     }
 

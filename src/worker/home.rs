@@ -14,13 +14,16 @@
 //! ```
 
 use super::{
-    StorageSettings,
+    Settings, StorageSettings,
     contents::ContentCache,
     init_copy::InitCopy,
     snapshots::Snapshots,
     tombstones::{TombstoneFile, Tombstones},
 };
-use crate::data_dir::{DataDir, PathAnchors, RoleLock, SecretFile, check_owner, make_private_dir};
+use crate::{
+    data_dir::{DataDir, PathAnchors, RoleLock, SecretFile, check_owner, make_private_dir},
+    engine::{Engine, EngineError, Program, probe},
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -51,6 +54,22 @@ pub(super) struct WorkerHome {
 }
 
 impl WorkerHome {
+    /// Finds a podman that works, whose state is here.
+    pub(super) async fn probe_engine(&self, settings: &Settings) -> Result<Engine, EngineError> {
+        let wanted = probe::ProbeRequest {
+            program: Program::podman(&settings.engine, &self.path)?,
+            runtime: settings.engine_runtime.clone(),
+        };
+        let probe_env = probe::ProbeEnv {
+            init: self.init.path(),
+            scratch: &self.path,
+            node_uuid: Some(&self.node_uuid),
+        };
+        let mut engine = probe::probe(wanted, probe_env).await?;
+        engine.enable_upper_detach(&self.node_uuid);
+        Ok(engine)
+    }
+
     /// Locks the data directory, and opens or makes what a worker has there.
     pub(super) async fn open(data_dir: &DataDir, storage: &StorageSettings) -> io::Result<Self> {
         let (data_dir, storage) = (data_dir.clone(), storage.clone());

@@ -16,6 +16,7 @@ use super::{
     artifacts,
     context::WorkerContext,
     disk_guard::LiveJob,
+    egress,
     job_result::write_result,
     job_start::{self, StartError, Started},
     job_stop::{cancel_requested, stop_requested},
@@ -23,7 +24,7 @@ use super::{
     prepare::{PrepareError, engine_error, prepare},
     prompt,
     reconnect::{pauses, reconnect},
-    sandbox_inference::serve_models,
+    sandbox_listeners::serve_listeners,
     slots::Slot,
     warm::StartMark,
 };
@@ -215,7 +216,7 @@ async fn supervise(
     stdin.mark_changed();
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
-    let mut models = pin!(serve_models(ctx, job));
+    let mut listeners = pin!(serve_listeners(ctx, job));
     loop {
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
@@ -240,7 +241,7 @@ async fn supervise(
                 job.notify();
             }
             () = slot.leave(), if slot.is_held() && job.has_ended() => {}
-            never = &mut models => match never {},
+            never = &mut listeners => match never {},
             // The sender lives in `job`.
             Ok(()) = stdin.changed() => handle.notify_stdin(),
             request = stop_requested(job, sent) => {
@@ -252,13 +253,15 @@ async fn supervise(
 }
 
 /// Makes a result that is in the spool the job's outcome; false where there is none yet.
-async fn record_end(ctx: &WorkerContext, job: &Job) -> bool {
+async fn record_end(ctx: &WorkerContext, job: &Arc<Job>) -> bool {
     if job.has_ended() {
         return true;
     }
     let Some(result) = job.read_result().await.map(|last| last.result) else {
         return false;
     };
+    // Before others can read the result.
+    egress::finish(job).await;
     ctx.metrics.job_ended(result.status);
     let kind = result.error.as_ref().map(|error| error.kind);
     tracing::info!(

@@ -9,6 +9,7 @@
 
 use super::{
     artifacts::{self, CollectRequest},
+    egress,
     job_end::{job_end, out_of_memory},
     masking::{Masking, Recording},
     sandbox_inference,
@@ -166,7 +167,7 @@ async fn run_job(
         CollectRequest::new(&spec, config.artifact_limit, config.min_free).write(&config.spool)?;
     }
     let stdin = stdin(&spool, &spec, shim.stdin.subscribe())?;
-    let exec = exec(&config, sandbox.inference, spec, stdin);
+    let exec = exec(&config, (sandbox.inference, sandbox.egress), spec, stdin);
     let start = match warm {
         Some(sandbox) => Ok(Start::Ready(sandbox)),
         None => sandbox::start(&sandbox, &shim.stops).await,
@@ -211,7 +212,7 @@ async fn end_of(
 ) -> (JobEnd, Option<Box<ContainerCleanup>>) {
     let (exit, container) = match start {
         Ok(Start::Ready(sandbox)) => {
-            if exec.spec.has_inference {
+            if exec.spec.has_inference || exec.spec.has_egress {
                 hand_over_listeners(config.spool.clone(), &sandbox, shim);
             }
             let session = serve_execs(config, exec, (stays, masking), &sandbox, shim);
@@ -274,13 +275,13 @@ fn serve_execs(
     }
 }
 
-/// Serves the listeners for calls of models to the worker, in the background.
+/// Serves the listeners for models and for the proxy to the worker, in the background.
 fn hand_over_listeners(dir: PathBuf, sandbox: &Sandbox, shim: &Shim) {
     let received = sandbox.listeners().subscribe();
     let served = listeners::hand_over(dir, received, shim.updates.clone());
     background::spawn("hand_over_listeners", async {
         if let Err(error) = served.await {
-            tracing::warn!(%error, "calls of models from the sandbox can't be served");
+            tracing::warn!(%error, "models and the proxy can't be served in the sandbox");
         }
     });
 }
@@ -319,10 +320,11 @@ fn stdin(
     }))
 }
 
-/// Variables for clients of models, the job's own environment and its secrets, then the variables that it can't override.
+/// Variables for clients of models and of the proxy, the job's own environment and its secrets, then the variables that it
+/// can't override.
 fn exec(
     config: &JobConfig,
-    inference: bool,
+    (inference, egress): (bool, bool),
     spec: SandboxSpec,
     stdin: Option<StdinSource>,
 ) -> Exec {
@@ -339,6 +341,7 @@ fn exec(
     let devices = devices.map(|(name, value)| (name.into(), value.into()));
     let models = inference.then(sandbox_inference::variables);
     let models = models.into_iter().flatten();
+    let proxy = egress.then(egress::variables).into_iter().flatten();
     let requested = spec
         .env
         .into_iter()
@@ -351,6 +354,7 @@ fn exec(
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
             env: models
+                .chain(proxy)
                 .chain(requested)
                 .chain(secrets)
                 .chain(devices)
@@ -358,6 +362,7 @@ fn exec(
                 .collect(),
             has_stdin: stdin.is_some(),
             has_inference: inference,
+            has_egress: egress,
             ..ExecSpec::default()
         },
         stdin,

@@ -225,6 +225,7 @@ pub(super) fn sandbox_config(
         limits: kind.limits.clone(),
         device_args: Vec::new(),
         inference: kind.inference,
+        egress: kind.egress,
     }
 }
 
@@ -254,6 +255,8 @@ fn job_config(
             shm_size: spec.shm_size,
             gpus: accepted.gpus.clone(),
             workspace_limit: ctx.workspace_limit.map(ByteSize),
+            // Counted by the worker, which adds the sums to the result.
+            egress: None,
         },
         accepted,
         log_bytes: ctx.log_bytes,

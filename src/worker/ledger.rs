@@ -126,6 +126,7 @@ impl Ledger {
             orchestrator_id: owner,
             gpus: Vec::new(),
             inference: run.sandbox.use_inference == Some(true),
+            egress: run.sandbox.egress.clone(),
         };
         loop {
             let admission = self

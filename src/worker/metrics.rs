@@ -1,6 +1,6 @@
 //! Metrics of a worker.
 
-use super::disk::StorageArea;
+use super::{disk::StorageArea, egress::EgressMetrics};
 use crate::{
     api::jobs::Outcome,
     disk_space::DiskSpace,
@@ -17,6 +17,8 @@ pub(super) struct Metrics {
     jobs: IntCounterVec,
     /// Sandboxes that jobs got, by how they were started.
     pub(super) starts: IntCounterVec,
+    /// Requests and bytes of jobs through the proxy.
+    pub(super) egress: EgressMetrics,
 }
 
 impl Default for Metrics {
@@ -35,7 +37,13 @@ impl Default for Metrics {
         for start in ["warm", "cold"] {
             starts.with_label_values(&[start]);
         }
-        Self { base, jobs, starts }
+        let egress = EgressMetrics::new(&base);
+        Self {
+            base,
+            jobs,
+            starts,
+            egress,
+        }
     }
 }
 

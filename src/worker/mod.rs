@@ -26,6 +26,7 @@ mod context;
 mod disk;
 mod disk_guard;
 mod disk_probe;
+mod egress;
 mod event_stream;
 mod features;
 mod gc;
@@ -58,6 +59,7 @@ mod prompt;
 mod reconnect;
 mod recovery;
 mod sandbox_inference;
+mod sandbox_listeners;
 mod session;
 mod sessions;
 mod settings;
@@ -71,6 +73,7 @@ mod warm;
 mod workspace_guard;
 
 pub use access::{AccessGrant, JobPolicy};
+pub use egress::EgressLimits;
 pub(crate) use init_copy::InitCopy;
 pub use listen::{DEFAULT_LISTEN, reserve};
 pub use sandbox_inference::OrchestratorModels;
@@ -81,10 +84,9 @@ use crate::{
     background::BackgroundTasks,
     data_dir::{DataDir, RoleLock},
     engine::{
-        Engine, EngineError, Images, Program,
+        Engine, EngineError, Images,
         gpus::{GpuCandidate, PassedGpu, probe_gpus},
         limits::LimitSupport,
-        probe,
     },
     http::router::Router,
 };
@@ -102,10 +104,9 @@ use trash::Trash;
 const SANDBOX_END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time in which tunnels have to end at shutdown: more than they wait for calls under way.
 const TUNNEL_END_TIMEOUT: Duration = Duration::from_secs(6);
-/// Time in which the trees of ended jobs have to be removed at shutdown. The next start removes the rest, where the
-/// data directory is kept.
+/// Time for the trees of ended jobs to be removed at shutdown. The next start removes the rest.
 const TRASH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time in which background tasks have to end at shutdown. The next start resumes the others' work.
+/// Time in which background tasks have to end at shutdown. The next start resumes their work.
 const BACKGROUND_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A worker that has found a way to run sandboxes, and does not serve yet.
@@ -140,7 +141,7 @@ impl PreparedWorker {
     /// Prepares a worker. Fails where another worker uses the data directory, or no podman works.
     pub async fn prepare(data_dir: &DataDir, settings: Settings) -> Result<Self, EngineError> {
         let home = WorkerHome::open(data_dir, &settings.storage).await?;
-        let engine = probe_engine(&home, &settings).await?;
+        let engine = home.probe_engine(&settings).await?;
         let jobs = async {
             let recovered = recovery::recover_jobs(&engine, &home).await?;
             orphans::remove_orphans_at_start(&engine, &home.node_uuid, &recovered).await?;
@@ -248,21 +249,6 @@ impl PreparedWorker {
             _lock: home.lock,
         }))
     }
-}
-
-async fn probe_engine(home: &WorkerHome, settings: &Settings) -> Result<Engine, EngineError> {
-    let wanted = probe::ProbeRequest {
-        program: Program::podman(&settings.engine, &home.path)?,
-        runtime: settings.engine_runtime.clone(),
-    };
-    let probe_env = probe::ProbeEnv {
-        init: home.init.path(),
-        scratch: &home.path,
-        node_uuid: Some(&home.node_uuid),
-    };
-    let mut engine = probe::probe(wanted, probe_env).await?;
-    engine.enable_upper_detach(&home.node_uuid);
-    Ok(engine)
 }
 
 impl Worker {

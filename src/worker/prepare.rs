@@ -108,6 +108,7 @@ pub(super) async fn prepare<'a>(
         image: job.accepted.image.parse().map_err(engine_error)?,
         limits: limits_of(spec),
         inference: spec.use_inference == Some(true),
+        egress: spec.egress.is_some(),
     };
     check_allowed(ctx, &kind.image)?;
     if let Some(message) = ctx.limits.refusal(&kind.limits) {

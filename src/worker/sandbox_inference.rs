@@ -1,7 +1,7 @@
 //! Calls of models from sandboxes that may use them: they go to the orchestrator, which chooses a node for them as for
 //! any other, this one among them, and records the use with the job's task.
 //!
-//! Each sandbox has an HTTP server of its own, on the [listeners](crate::sandbox::listeners) that its init opened. So a
+//! Each sandbox has an HTTP server of its own, on the [listeners](super::sandbox_listeners) that its init opened. So a
 //! call needs no key: the listener that it came from says which job made it. The node's token never enters a sandbox.
 
 use super::{
@@ -17,7 +17,6 @@ use crate::{
         problem::{Problem, ProblemKind},
     },
     background,
-    backoff::Backoff,
     http::{
         client::Client,
         private::{PrivateListener, serve_private},
@@ -28,27 +27,16 @@ use crate::{
         server::Shutdown,
     },
     inference::{Endpoint, Family, MAX_REQUEST_BYTES, error::renderer, relay},
-    retry::retry,
-    sandbox::listeners::{self, SandboxListener},
-    sandbox_init,
+    sandbox_init::listeners::{INFERENCE_PORT, INFERENCE_SOCKET},
 };
 use http::{HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
-use std::{
-    convert::Infallible, ffi::OsString, future::pending, io, path::Path, sync::Arc, time::Duration,
-};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::timeout,
-};
+use std::{ffi::OsString, sync::Arc};
+use tokio::sync::{Semaphore, watch};
 use zeroize::Zeroizing;
 
 /// Connections of one sandbox at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
-/// Time for a shim to hand the listeners over.
-const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Delay before a shim is asked again that did not hand them over, such as for want of free descriptors.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Delay after which a call may be sent again that found no orchestrator.
 const RETRY_AFTER_SECONDS: u64 = 5;
 /// Path of one model. A name may hold slashes.
@@ -97,40 +85,12 @@ struct SandboxApi {
     job: JobId,
 }
 
-/// Serves the model API in the sandbox of a job that may use models, from the time on when its shim has the listeners.
-/// Never ends; when dropped, all calls end.
-pub(super) async fn serve_models(ctx: &WorkerContext, job: &Job) -> Infallible {
-    if !job.accepted.inference {
-        return pending().await;
-    }
-    let backoff = Backoff::new(RETRY_INTERVAL, RETRY_INTERVAL);
-    let taken = retry(backoff, "take the listeners of a sandbox", || {
-        take_listeners(job.spool.path(), job.subscribe())
-    });
-    let listeners = taken.await;
-    let _stop = serve(ctx, job, listeners);
-    pending().await
-}
-
-/// Listeners of the shim in `dir`, as soon as it has them, of which it notifies `updates`.
-async fn take_listeners(
-    dir: &Path,
-    mut updates: watch::Receiver<()>,
-) -> io::Result<Vec<SandboxListener>> {
-    loop {
-        updates.mark_unchanged();
-        let taken = timeout(HANDOVER_TIMEOUT, listeners::take(dir)).await;
-        let taken = taken.map_err(|_| io::Error::other("the shim does not hand them over"))?;
-        if let Some(listeners) = taken? {
-            return Ok(listeners);
-        }
-        // An update that was lost is made up for.
-        let _ = timeout(RETRY_INTERVAL, updates.changed()).await;
-    }
-}
-
-/// Starts to serve; ends when the sender is dropped.
-fn serve(ctx: &WorkerContext, job: &Job, listeners: Vec<SandboxListener>) -> watch::Sender<bool> {
+/// Starts to serve the model API of a sandbox; ends, with all calls, when the sender is dropped.
+pub(super) fn serve(
+    ctx: &WorkerContext,
+    job: &Job,
+    listeners: Vec<PrivateListener>,
+) -> watch::Sender<bool> {
     let (stop, stopped) = watch::channel(false);
     let api = Arc::new(SandboxApi {
         gateway: ctx.models.clone(),
@@ -139,10 +99,6 @@ fn serve(ctx: &WorkerContext, job: &Job, listeners: Vec<SandboxListener>) -> wat
     let router = router(api, ctx);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     for listener in listeners {
-        let listener = match listener {
-            SandboxListener::Unix(listener) => PrivateListener::Unix(listener),
-            SandboxListener::Tcp(listener) => PrivateListener::Tcp(listener),
-        };
         serve_listener(listener, router.clone(), &room, stopped.clone());
     }
     stop
@@ -243,9 +199,9 @@ fn unavailable(reason: &str) -> Problem {
 
 /// Variables by which clients of models find the listeners, and a key for those that want one.
 pub(super) fn variables() -> [(OsString, OsString); 5] {
-    let base = format!("http://localhost:{}", sandbox_init::inference::PORT);
+    let base = format!("http://localhost:{}", INFERENCE_PORT);
     let openai = format!("{base}/v1");
-    let socket = sandbox_init::inference::SOCKET.replace('/', "%2F");
+    let socket = INFERENCE_SOCKET.replace('/', "%2F");
     [
         ("OLLAMA_HOST", base.clone()),
         ("OLLAMA_BASE_URL", base),
@@ -258,39 +214,8 @@ pub(super) fn variables() -> [(OsString, OsString); 5] {
 
 #[cfg(test)]
 mod tests {
-    use super::{listeners::Received, *};
+    use super::*;
     use proptest::prelude::*;
-    use std::os::unix::net::UnixListener;
-
-    #[tokio::test]
-    async fn listeners_are_taken_when_there() {
-        let dir = tempfile::tempdir().unwrap();
-        let (received, updates) = (Received::new(None), watch::Sender::new(()));
-        let dir_of_shim = dir.path().to_owned();
-        let handed_over = listeners::hand_over(dir_of_shim, received.subscribe(), updates.clone());
-        let mut seen = updates.subscribe();
-        let taken = async {
-            let later = async {
-                let bind = |name| UnixListener::bind(dir.path().join(name)).unwrap().into();
-                received.send_replace(Some(vec![bind("a"), bind("b")]));
-                seen.changed().await.unwrap();
-            };
-            let (taken, ()) = tokio::join!(take_listeners(dir.path(), updates.subscribe()), later);
-            taken
-        };
-        tokio::select! {
-            ended = handed_over => panic!("ended early: {ended:?}"),
-            taken = taken => assert_eq!(taken.unwrap().len(), 2),
-        }
-    }
-
-    #[tokio::test]
-    async fn shims_out_of_reach_are_errors() {
-        let no_dir = tempfile::NamedTempFile::new().unwrap();
-        let updates = watch::Sender::new(());
-        let taken = take_listeners(no_dir.path(), updates.subscribe()).await;
-        assert!(taken.is_err(), "tried again by the timer, not by updates");
-    }
 
     #[test]
     fn names_with_other_paths_are_refused() {

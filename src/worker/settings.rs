@@ -1,5 +1,6 @@
 //! Settings of a worker, as the operator gives them.
 
+use super::egress::EgressLimits;
 use crate::api::image::ImageRef;
 use std::{path::PathBuf, time::Duration};
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub warm_memory: u64,
     /// Bytes of the machine's memory that stay available; 0: no such guard.
     pub reserve_memory: u64,
+    /// Limits on the network of jobs.
+    pub egress: EgressLimits,
     /// Where jobs are stored, and for how long.
     pub storage: StorageSettings,
 }

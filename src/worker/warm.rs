@@ -58,6 +58,7 @@ pub(super) struct Kind {
     pub(super) image: ImageRef,
     pub(super) limits: Limits,
     pub(super) inference: bool,
+    pub(super) egress: bool,
 }
 
 /// A warm sandbox; it ends when this is dropped.
@@ -134,6 +135,7 @@ impl WarmPool {
                 image: image.clone(),
                 limits: Limits::default(),
                 inference: false,
+                egress: false,
             },
             demand: Demand::default(),
             min: 1,

@@ -15,6 +15,14 @@ fn task() -> Value {
     })
 }
 
+/// A task that reaches hosts.
+fn task_with_hosts() -> Value {
+    json!({
+        "script": "x", "network_policy": "allowlist",
+        "egress": {"allow": ["a.example", "*.b.example:443"], "profiles": ["python"]},
+    })
+}
+
 fn job() -> Value {
     json!({
         "version": 1, "task_id": ID, "job_id": ID, "attempt": 2,
@@ -147,6 +155,7 @@ fn unchanged_bodies_are_valid() {
     let mut fine = task();
     fine["env"] = json!({"A": "b"});
     bodies::create(&bytes(fine)).unwrap();
+    bodies::create(&bytes(task_with_hosts())).unwrap();
     bodies::run(&bytes(job())).unwrap();
     bodies::register(&bytes(registration())).unwrap();
     bodies::report(&bytes(capability())).unwrap();
@@ -165,6 +174,19 @@ proptest! {
             body["env"] = json!({"A": "b"});
         }
         holds(&changed(body, changes), bodies::create);
+    }
+
+    #[test]
+    fn task_with_hosts_keeps_limits_or_is_refused(changes in changes()) {
+        holds(&changed(task_with_hosts(), changes), bodies::create);
+    }
+
+    #[test]
+    fn job_with_hosts_keeps_limits_or_is_refused(changes in changes()) {
+        let mut body = job();
+        body["sandbox"]["network_policy"] = "allowlist".into();
+        body["sandbox"]["egress"] = json!({"allow": ["a.example"], "allow_private": ["10.0.0.0/8"], "max_bytes": 1});
+        holds(&changed(body, changes), bodies::run);
     }
 
     #[test]

@@ -121,6 +121,7 @@ fn accepted() -> AcceptedJob {
         gpus: Vec::new(),
         orchestrator_id: None,
         inference: false,
+        egress: None,
         task_id: TaskId::new(),
         job_id: JobId::new(),
         attempt: 7,

@@ -12,12 +12,14 @@ fn text() -> impl Strategy<Value = OsString> {
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let command = proptest::collection::vec(text(), 0..4);
     let env = proptest::collection::vec((text(), text()), 0..4);
-    (command, env, any::<[bool; 2]>()).prop_map(|(command, env, [has_stdin, has_inference])| {
+    (command, env, any::<[bool; 3]>()).prop_map(|(command, env, flags)| {
+        let [has_stdin, has_inference, has_egress] = flags;
         let spec = ExecSpec {
             command,
             env,
             has_stdin,
             has_inference,
+            has_egress,
             ..ExecSpec::default()
         };
         spec.encode(ExecNumber::FIRST)

@@ -1,4 +1,4 @@
-//! Checks of what a job asks for beside its command: files, limits and devices.
+//! Checks of what a job asks for beside its command: files, limits, network and devices.
 
 use super::{
     MAX_GRACE_SECONDS, SandboxSpec, check_gpu_env, files,
@@ -11,7 +11,7 @@ use crate::api::{
 };
 
 impl SandboxSpec {
-    /// Checks files, patterns, limits and devices; `base` is the pointer of the object that they are in.
+    /// Checks files, patterns, limits, network and devices; `base` is the pointer of the object that they are in.
     pub fn check_extras(&self, base: &str) -> Result<(), Problem> {
         let range =
             |field: &str, detail: String| Problem::field(&format!("{base}/{field}"), detail);
@@ -47,6 +47,7 @@ impl SandboxSpec {
         }
         self.check_limits(base)?;
         self.check_secrets(base)?;
+        self.check_network(base)?;
         match &self.gpus {
             Some(gpus) => {
                 gpus.check(&format!("{base}/gpus"))?;

@@ -17,7 +17,7 @@ named_enum! {
 }
 
 named_enum! {
-    /// Network policy of a sandbox. Both are `--network=none` today.
+    /// Network policy of a sandbox. None of them gives it a network device: all are podman's `--network=none`.
     #[derive(Default)]
     pub enum NetworkPolicy {
         /// Only a loopback interface.
@@ -25,5 +25,7 @@ named_enum! {
         /// Nothing but an operator's exceptions, of which there are none yet.
         #[default]
         Restricted,
+        /// Hosts on a list, through a proxy of the node.
+        Allowlist,
     }
 }

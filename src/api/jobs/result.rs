@@ -6,8 +6,8 @@ use super::{
     resources::{Cpus, MAX_GPUS},
 };
 use crate::api::{
-    JobId, PAYLOAD_VERSION, TaskId, events::OUTPUT_LIMIT_BYTES, nodes::ModelDetails,
-    size::ByteSize, string_form::named_enum, time::Time,
+    JobId, PAYLOAD_VERSION, TaskId, egress::EgressTotals, events::OUTPUT_LIMIT_BYTES,
+    nodes::ModelDetails, size::ByteSize, string_form::named_enum, time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -154,6 +154,9 @@ pub struct Effective {
     /// Limit of what the job may have on the node's disk, in bytes; absent where unlimited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_limit: Option<ByteSize>,
+    /// Sums of what the job sent and received through the proxy; absent where it had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressTotals>,
 }
 
 impl Effective {

@@ -35,6 +35,8 @@ pub const SESSIONS: &str = "sessions";
 pub const SNAPSHOTS: &str = "snapshots";
 /// Secrets, whose values a job gets as variables and which are masked in its output.
 pub const SECRETS: &str = "secrets";
+/// Hosts on a list, which a sandbox reaches through a proxy of the node.
+pub const EGRESS: &str = "egress";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

@@ -5,6 +5,7 @@ use super::{
     MAX_LIFETIME_SECONDS, MAX_WAIT_SECONDS, SessionSpec,
 };
 use crate::api::{
+    egress::{self, Egress},
     image,
     integer::{check_range, optional_integer},
     jobs::{
@@ -23,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 /// Body of `POST /v1/sandboxes`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("allOf" = [egress::policy_schema()]))]
 pub struct CreateSandbox {
     /// Name of the sandbox: lower-case letters, digits and `-`. No other sandbox of the user that has not ended may have
     /// it.
@@ -76,6 +78,9 @@ pub struct CreateSandbox {
     /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach; with network policy `allowlist`, and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// Whether the sandbox may use a model server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub use_inference: Option<bool>,
@@ -147,6 +152,7 @@ impl CreateSandbox {
             image: resolve_image(self.image.as_deref(), default_image)?,
             env: self.env,
             network_policy: self.network_policy,
+            egress: Egress::resolve(self.egress.as_ref(), self.network_policy)?,
             use_inference: self.use_inference.filter(|is_wanted| *is_wanted),
             cpus: self.cpus,
             memory: self.memory,
@@ -205,6 +211,7 @@ mod tests {
             ("node", json!("A")),
             ("memory", json!(1)),
             ("image", json!("A b")),
+            ("egress", json!({"allow": ["a.b"]})),
         ] {
             let problem = resolve(json!({field: value})).unwrap_err();
             let pointer = &problem.errors[0].pointer;

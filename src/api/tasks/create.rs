@@ -9,7 +9,9 @@ use super::{
     name::{MAX_NAME_CHARS, base_name},
 };
 use crate::api::{
-    ArtifactId, UUID_PATTERN, image,
+    ArtifactId, UUID_PATTERN,
+    egress::{self, Egress},
+    image,
     integer::{check_range, optional_integer},
     jobs::{
         self, Env, NetworkPolicy, PullPolicy, SandboxSpec,
@@ -35,7 +37,7 @@ pub const PRIORITY_RANGE: RangeInclusive<i32> = -100..=100;
 
 /// Body of `POST /v1/tasks`: exactly one of `command`, `script` and `prompt`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("allOf" = [prompt::exclusive_input_schema()]))]
+#[schemars(extend("allOf" = [prompt::exclusive_input_schema(), egress::policy_schema()]))]
 pub struct CreateTask {
     /// Text whose meaning depends on `input_mode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,6 +89,9 @@ pub struct CreateTask {
     /// Network of the sandbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach; with network policy `allowlist`, and only then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// Labels that the node must have, all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_LABELS), inner(regex(pattern = LABEL_PATTERN)))]
@@ -234,6 +239,7 @@ impl CreateTask {
             env: self.env,
             timeout_seconds: self.timeout_seconds,
             network_policy: self.network_policy,
+            egress: Egress::resolve(self.egress.as_ref(), self.network_policy)?,
             use_inference: self.use_inference.filter(|is_wanted| *is_wanted),
             grace_seconds: self.grace_seconds,
             interactive: self.interactive,

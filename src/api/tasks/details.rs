@@ -2,8 +2,9 @@
 
 use super::TaskSpec;
 use crate::api::{
+    egress::Egress,
     jobs::{
-        PullPolicy,
+        NetworkPolicy, PullPolicy,
         resources::{Cpus, GpuRequest},
     },
     secrets::SecretRef,
@@ -25,7 +26,7 @@ pub struct TaskFile {
 }
 
 /// Part of a task that says whose it is, where it runs, and with which settings. Lists leave out the names of
-/// variables, the files and the patterns.
+/// variables, the hosts, the files and the patterns.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TaskDetails {
     /// Handle of the user who created the task.
@@ -73,6 +74,12 @@ pub struct TaskDetails {
     /// Graphics processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<GpuRequest>,
+    /// Network of the sandbox, where the user chose one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach; those of profiles are in `allow`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// When the node pulls the image, where the user said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull: Option<PullPolicy>,
@@ -120,6 +127,11 @@ impl TaskDetails {
             pids: sandbox.pids,
             shm_size: sandbox.shm_size,
             gpus: sandbox.gpus.clone(),
+            network_policy: sandbox.network_policy,
+            egress: sandbox.egress.as_ref().map(|egress| Egress {
+                allow: egress.allow.clone(),
+                profiles: Vec::new(),
+            }),
             pull: sandbox.pull,
             files: files.collect(),
             artifacts: sandbox.artifacts.clone(),
@@ -148,6 +160,7 @@ impl TaskDetails {
         Self {
             env_names: Vec::new(),
             secrets: Vec::new(),
+            egress: None,
             files: Vec::new(),
             artifacts: Vec::new(),
             ..self

@@ -6,7 +6,7 @@ use crate::{
         jobs::Env,
         sandboxes::{CreateSandbox, Sandbox, SandboxStatus},
     },
-    cli::{OutputFormat, ResourceFlags, SandboxCreateArgs, SecretFlags},
+    cli::{EgressFlags, OutputFormat, ResourceFlags, SandboxCreateArgs, SecretFlags},
     client::{
         api_client::ApiClient,
         print::{self, clean, note},
@@ -36,6 +36,7 @@ pub(super) struct NewSandbox {
     pub(super) node: Option<String>,
     pub(super) labels: Vec<String>,
     pub(super) limits: ResourceFlags,
+    pub(super) egress: EgressFlags,
     pub(super) lifetime: Option<Duration>,
     pub(super) idle_timeout: Option<Duration>,
     /// Whether the answer comes at once, before the sandbox runs.
@@ -46,6 +47,7 @@ impl NewSandbox {
     /// Body of the call.
     fn body(&self) -> CreateSandbox {
         let limits = &self.limits;
+        let (network_policy, egress) = self.egress.clone().into_fields();
         CreateSandbox {
             name: self.name.clone(),
             image: self.image.clone(),
@@ -60,6 +62,8 @@ impl NewSandbox {
             shm_size: limits.shm_size,
             gpus: limits.gpus.clone(),
             use_inference: limits.use_inference.then_some(true),
+            network_policy,
+            egress,
             lifetime_seconds: self.lifetime.map(whole_seconds),
             idle_timeout_seconds: self.idle_timeout.map(whole_seconds),
             wait_seconds: Some(if self.is_immediate {
@@ -90,6 +94,7 @@ pub(super) fn create(args: SandboxCreateArgs) -> Result<(), Failure> {
         node: args.node,
         labels: args.label,
         limits: args.limits,
+        egress: args.egress,
         lifetime: args.lifetime,
         idle_timeout: args.idle_timeout,
         is_immediate: args.no_wait,

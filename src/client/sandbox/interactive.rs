@@ -54,6 +54,7 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
         node: flags.node,
         labels: flags.label,
         limits: flags.limits,
+        egress: flags.egress,
         lifetime: Some(Duration::from_secs(MAX_LIFETIME_SECONDS)),
         idle_timeout: Some(IDLE_TIMEOUT),
         // So that a signal finds what is to be removed.

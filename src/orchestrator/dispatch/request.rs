@@ -59,7 +59,8 @@ pub(super) async fn request_job<'a>(
     Ok(match start {
         Start::Run => {
             let sandbox = state.store.task_sandbox(job.task_id).await;
-            let sandbox = sandbox.map_err(AttemptError::of_sandbox)?;
+            let mut sandbox = sandbox.map_err(AttemptError::of_sandbox)?;
+            state.settings.egress.apply(&mut sandbox);
             let secrets = secrets(state, job, &sandbox).await?;
             client.run(RunJob {
                 version: PAYLOAD_VERSION,

@@ -67,7 +67,8 @@ const UNDECIDED_RETRY_SECONDS: u64 = 5;
 /// Creates a sandbox, and waits for it to run for as long as the request says. It is stored, and stays where the caller
 /// hangs up.
 ///
-/// Fails where a field is invalid, there is no such snapshot or secret, the name is taken, or a limit is reached.
+/// Fails where a field is invalid, a host is not allowed, there is no such snapshot or secret, the name is taken, or a limit
+/// is reached.
 pub(super) async fn create(
     state: &Arc<AppState>,
     caller: &Caller,
@@ -77,7 +78,11 @@ pub(super) async fn create(
     let wait = Duration::from_secs(request.wait_seconds());
     let name = request.name.clone();
     request.image = resolve_image(request.image.take(), caller.user.id)?;
+    let egress = request.egress.clone();
     let spec = request.resolve(state.settings.default_image.as_str())?;
+    if let Some(egress) = &egress {
+        state.settings.egress.check(egress)?;
+    }
     check_snapshot(state, caller.user.id, &spec.sandbox.image).await?;
     secrets::check(state, caller.user.id, &spec.sandbox).await?;
     let secrets_used = secrets::use_event(caller, &spec.sandbox, origin);

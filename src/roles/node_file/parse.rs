@@ -2,7 +2,8 @@
 //! and never repeats a value: a secret may stand in the wrong place.
 
 use super::NodeFile;
-use crate::cli;
+use crate::{api::egress::AllowedEntry, cli};
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_saphyr::{Error, SnippetMode, UserMessageFormatter};
 use std::{
@@ -105,6 +106,33 @@ fn value<'de, D: Deserializer<'de>, T>(
     text.map(|text| parse(&text))
         .transpose()
         .map_err(D::Error::custom)
+}
+
+/// A list, each entry by the parser of its flag. One without entries is a setting, too.
+fn list<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<Vec<T>>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let parsed: Result<Vec<T>, String> = texts.iter().map(|text| parse(text)).collect();
+    parsed.map(Some).map_err(D::Error::custom)
+}
+
+/// Entries of a list of allowed hosts.
+pub(super) fn hosts<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<AllowedEntry>>, D::Error> {
+    list(from, cli::parse_entry)
+}
+
+/// Networks, as CIDR.
+pub(super) fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    list(from, cli::parse_network)
+}
+
+/// URL of a proxy.
+pub(super) fn upstream<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    value(from, cli::parse_upstream)
 }
 
 pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {

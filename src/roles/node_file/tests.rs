@@ -22,6 +22,7 @@ fn whole(text: &str, number: u16) -> Value {
             "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
             "reserve_memory": "1GiB", "warm": number, "warm_memory": "1GiB",
         },
+        "egress": {"allow": ["*.example.com:443", "profile:git"], "allow_private": ["10.0.0.0/8"], "upstream": "http://proxy:3128"},
         "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "context_length": number, "gpu_share": "exclusive"},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "workspace_limit": "2GiB", "job_log_size": "9MiB", "content_cache": "9MiB",
@@ -244,6 +245,40 @@ fn errors_name_line_key_and_form() {
     }
 }
 
+#[test]
+fn errors_in_network_name_form() {
+    for (text, expected) in [
+        (
+            "egress:\n  allow: [a.b, 10.0.0.1]",
+            "line 2: egress.allow: this entry is an IP address",
+        ),
+        (
+            "egress:\n  allow_private: [here]",
+            "line 2: egress.allow_private: expected an address or network such as",
+        ),
+        (
+            "egress:\n  upstream: https://user:secret@proxy:1",
+            "line 2: egress.upstream: expected http://HOST:PORT",
+        ),
+        (
+            "egress:\n  allow: a.b",
+            "line 2: egress.allow: expected a list such as [a, b]",
+        ),
+    ] {
+        let error = parse(text).err().unwrap();
+        assert!(error.starts_with(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn empty_list_of_hosts_is_kept() {
+    let allow = |text: &str| parse(text).unwrap().egress.allow.map(|allow| allow.len());
+    assert_eq!(allow("egress: {allow: []}"), Some(0));
+    assert_eq!(allow("egress: {allow: ['*']}"), Some(1));
+    assert_eq!(allow("egress: {allow_private: []}"), None);
+    assert_eq!(allow("egress:\n#  allow: []\n"), None);
+}
+
 proptest! {
     #[test]
     fn any_text_parses_or_fails_cleanly(text in any::<String>(), near in "[a-d:\\[\\]{}&*!|>\"'#% \n-]{0,40}") {
@@ -262,14 +297,15 @@ proptest! {
         prop_assert_eq!(&file.sandbox.prefetch_images, &[text]);
         prop_assert_eq!(file.sandbox.max_concurrency, Some(u32::from(number)));
         prop_assert_eq!(file.sandbox.max_timeout, Some(Duration::from_secs(number.into())));
+        prop_assert_eq!(file.egress.allow.map(|allow| allow.len()), Some(2));
         prop_assert_eq!(file.inference.port, Some(number));
         prop_assert_eq!(file.storage.data_dir.as_deref(), Some(Path::new("/etc/state")));
     }
 
     #[test]
-    fn misspelled_key_is_named(part in 0usize..8, key in "[a-z]{3,8}") {
+    fn misspelled_key_is_named(part in 0usize..9, key in "[a-z]{3,8}") {
         let mut file = whole("x", 1);
-        let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/inference", "/storage", "/logging"];
+        let parts = ["", "/orchestrator", "/node", "/worker_api", "/sandbox", "/egress", "/inference", "/storage", "/logging"];
         let at = file.pointer_mut(parts[part]).unwrap().as_object_mut().unwrap();
         prop_assume!(!at.contains_key(&key));
         at.insert(key.clone(), json!(1));

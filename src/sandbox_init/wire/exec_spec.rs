@@ -29,6 +29,8 @@ pub struct ExecSpec {
     pub has_stdin: bool,
     /// Whether init opens listeners for calls of models.
     pub has_inference: bool,
+    /// Whether init opens listeners for the proxy of its node.
+    pub has_egress: bool,
     /// Working directory; a relative one, also an empty one, begins at the workspace.
     pub cwd: OsString,
     /// Streams.
@@ -39,8 +41,8 @@ pub struct ExecSpec {
 
 impl ExecSpec {
     /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
-    /// text after its length. Then the directory; whether it has a stdin, may use models, and is detached, each 0 or 1;
-    /// the kind of its streams; and the size of its terminal.
+    /// text after its length. Then the directory; whether it has a stdin, may use models, may use the proxy, and is
+    /// detached, each 0 or 1; the kind of its streams; and the size of its terminal.
     pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
         let mut bytes = Vec::new();
         let number =
@@ -59,7 +61,13 @@ impl ExecSpec {
             text(&mut bytes, value);
         }
         text(&mut bytes, &self.cwd);
-        bytes.extend([self.has_stdin, self.has_inference, self.is_detached].map(u8::from));
+        let flags = [
+            self.has_stdin,
+            self.has_inference,
+            self.has_egress,
+            self.is_detached,
+        ];
+        bytes.extend(flags.map(u8::from));
         let (kind, size) = match self.streams {
             ExecStreams::Sandbox => (0, Size::default()),
             ExecStreams::Own => (1, Size::default()),
@@ -83,6 +91,7 @@ impl ExecSpec {
         let &[
             has_stdin @ 0..=1,
             has_inference @ 0..=1,
+            has_egress @ 0..=1,
             is_detached @ 0..=1,
             streams @ 0..=2,
             ref size @ ..,
@@ -96,6 +105,7 @@ impl ExecSpec {
             env,
             has_stdin: has_stdin == 1,
             has_inference: has_inference == 1,
+            has_egress: has_egress == 1,
             cwd,
             streams: match streams {
                 2 => ExecStreams::Terminal(size),

@@ -41,15 +41,17 @@ proptest! {
         command in proptest::collection::vec(text(), 0..5),
         env in proptest::collection::vec((text(), text()), 0..5),
         stdin in proptest::collection::vec(any::<u8>(), 0..40),
-        flags: [bool; 3],
+        flags: [bool; 4],
         cwd in text(),
         streams in streams(),
         signal: i32,
         exec: u32,
     ) {
         let exec = ExecNumber(exec);
-        let [has_stdin, has_inference, is_detached] = flags;
-        let spec = ExecSpec { command, env, has_stdin, has_inference, cwd, streams, is_detached };
+        let [has_stdin, has_inference, has_egress, is_detached] = flags;
+        let spec = ExecSpec {
+            command, env, has_stdin, has_inference, has_egress, cwd, streams, is_detached,
+        };
         for request in [
             InitRequest::Run(spec),
             InitRequest::Kill,

@@ -6,7 +6,7 @@
 
 use crate::api::{
     NodeId,
-    jobs::{PullPolicy, SandboxSpec, resources::GpuRequest},
+    jobs::{NetworkPolicy, PullPolicy, SandboxSpec, resources::GpuRequest},
     nodes::features,
     snapshots::is_snapshot,
     tasks::TaskSpec,
@@ -224,6 +224,7 @@ impl Requirements {
 fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> {
     let artifacts = !sandbox.artifacts.is_empty() || sandbox.artifact_limit.is_some();
     let pull = sandbox.pull.is_some_and(|pull| pull != PullPolicy::Missing);
+    let egress = sandbox.network_policy == Some(NetworkPolicy::Allowlist);
     [
         (!sandbox.files.is_empty(), features::FILES),
         (artifacts, features::ARTIFACTS),
@@ -240,6 +241,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.prompt.is_some(), features::PROMPTS),
         (sandbox.use_inference == Some(true), features::INFERENCE),
         (sandbox.session.is_some(), features::SESSIONS),
+        (egress, features::EGRESS),
         (is_snapshot(&sandbox.image), features::SNAPSHOTS),
         (!sandbox.secrets.is_empty(), features::SECRETS),
     ]

@@ -10,6 +10,7 @@ use crate::{
     sandbox::StopReason,
     spool::{AcceptedJob, Spool},
     wait,
+    worker::egress::Tally,
 };
 use std::{
     io, mem,
@@ -47,6 +48,8 @@ pub(in crate::worker) struct Job {
     has_live_stdin: AtomicBool,
     is_pulling: AtomicBool,
     is_removed_on_drop: AtomicBool,
+    /// Sums of what it did through the proxy.
+    pub(in crate::worker) egress: Arc<Tally>,
     /// Artifacts of the result, once one was asked for: they are sent one by one.
     artifacts: sync::OnceCell<Vec<JobArtifact>>,
 }
@@ -72,6 +75,7 @@ impl Job {
             has_live_stdin: AtomicBool::new(false),
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
+            egress: Arc::default(),
             artifacts: sync::OnceCell::new(),
         }
     }

@@ -46,6 +46,7 @@ pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
         orchestrator_id: None,
         gpus: Vec::new(),
         inference: false,
+        egress: None,
     }
 }
 

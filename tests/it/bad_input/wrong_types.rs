@@ -15,7 +15,7 @@ const OPTIONAL_OBJECT: &[&str] = &["null", "an object"];
 const OPTIONAL_BOOLEAN: &[&str] = &["null", "a boolean"];
 const OPTIONAL_NUMBER: &[&str] = &["null", "a number"];
 
-const TASK: [Field; 14] = [
+const TASK: [Field; 15] = [
     ("/prompt", "a string", OPTIONAL_STRING),
     ("/command", "an array", OPTIONAL_ARRAY),
     ("/script", "a string", OPTIONAL_STRING),
@@ -34,9 +34,10 @@ const TASK: [Field; 14] = [
     ),
     (
         "/network_policy",
-        "one of none, restricted",
+        "one of none, restricted, allowlist",
         OPTIONAL_STRING,
     ),
+    ("/egress", "a JSON object", OPTIONAL_OBJECT),
     ("/node_labels", "an array", OPTIONAL_ARRAY),
     ("/use_inference", "true or false", OPTIONAL_BOOLEAN),
     (
@@ -175,7 +176,7 @@ fn wrong_bodies() -> [(&'static str, Value, &'static str); 9] {
         (
             "/v1/tasks",
             json!({"network_policy": "open"}),
-            "`network_policy` must be one of none, restricted, got \"open\"",
+            "`network_policy` must be one of none, restricted, allowlist, got \"open\"",
         ),
         (
             "/v1/tasks",

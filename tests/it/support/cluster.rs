@@ -264,6 +264,11 @@ impl Cluster {
         Self::start_all(["127.0.0.1:0", "127.0.0.1:0"], more, &[])
     }
 
+    /// The same with what the operators of the orchestrator and of the node say.
+    pub(crate) fn start_operated(orchestrator: &[&str], node: &[&str]) -> Self {
+        Self::start_all(["127.0.0.1:0", "127.0.0.1:0"], orchestrator, node)
+    }
+
     /// The same with the orchestrator at these addresses.
     pub(crate) fn start_at(addresses: [&str; 2], node: &[&str]) -> Self {
         Self::start_all(addresses, &[], node)

@@ -5,7 +5,7 @@ use crate::api::{jobs::Prompt, problem::Problem};
 use serde_json::{Value, json};
 
 /// Fields of a sandbox, which a prompt for a model has not.
-const SANDBOX_FIELDS: [&str; 12] = [
+const SANDBOX_FIELDS: [&str; 13] = [
     "image",
     "env",
     "artifacts",
@@ -18,6 +18,7 @@ const SANDBOX_FIELDS: [&str; 12] = [
     "pull",
     "secrets",
     "mask",
+    "egress",
 ];
 
 impl CreateTask {
@@ -52,6 +53,7 @@ impl CreateTask {
             self.pull.is_some(),
             self.secrets.is_some(),
             self.mask.is_some(),
+            self.egress.is_some(),
         ];
         let mut fields = SANDBOX_FIELDS.iter().zip(is_given);
         if let Some((field, _)) = fields.find(|(_, is_given)| *is_given) {

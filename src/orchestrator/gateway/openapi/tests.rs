@@ -78,7 +78,13 @@ fn sandbox_schema_agrees_with_code() {
         (json!({"lifetime_seconds": 86_401}), false),
         (json!({"idle_timeout_seconds": 1.5}), false),
         (json!({"wait_seconds": 61}), false),
+        (
+            json!({"network_policy": "allowlist", "egress": {"profiles": ["git"]}}),
+            true,
+        ),
         (json!({"network_policy": "open"}), false),
+        (json!({"network_policy": "allowlist"}), false),
+        (json!({"egress": {"allow": ["a.b"]}}), false),
         (json!({"image": "A b"}), false),
     ] {
         let by_code = serde_json::from_value::<CreateSandbox>(body.clone())
@@ -111,6 +117,59 @@ fn prompt_schema_agrees_with_code() {
     ] {
         assert!(!accepts(&task), "{task:.300}");
     }
+}
+
+#[test]
+fn egress_schema_agrees_with_code() {
+    let body = |policy: Value, egress: Value| json!({"script": "x", "network_policy": policy, "egress": egress});
+    let allowlist = json!("allowlist");
+    for egress in [
+        json!({"allow": ["api.example.com"]}),
+        json!({"allow": ["*.example.com:8443", "bücher.example"], "profiles": ["python", "git"], "unknown": 1}),
+        json!({"allow": [], "profiles": ["rust"]}),
+        json!({"allow": vec!["a.b"; 64]}),
+    ] {
+        assert!(
+            accepts(&body(allowlist.clone(), egress.clone())),
+            "{egress}"
+        );
+        for policy in [json!(null), json!("none"), json!("restricted")] {
+            assert!(
+                !accepts(&body(policy.clone(), egress.clone())),
+                "{policy} {egress}"
+            );
+            assert!(accepts(&body(policy, json!(null))));
+        }
+    }
+    for egress in [
+        json!(null),
+        json!([]),
+        json!([["a.b"], []]),
+        json!("a.b"),
+        json!({}),
+        json!({"allow": [], "profiles": []}),
+        json!({"allow": null, "profiles": ["git"]}),
+        json!({"allow": "a.b"}),
+        json!({"allow": ["*"]}),
+        json!({"allow": ["a.*"]}),
+        json!({"allow": ["https://a.b"]}),
+        json!({"allow": ["[::1]:443"]}),
+        json!({"allow": [""]}),
+        json!({"allow": vec!["a.b"; 65]}),
+        json!({"profiles": ["perl"]}),
+        json!({"profiles": ["Python"]}),
+    ] {
+        assert!(
+            !accepts(&body(allowlist.clone(), egress.clone())),
+            "{egress}"
+        );
+    }
+    assert!(!accepts(
+        &json!({"script": "x", "network_policy": "allowlist"})
+    ));
+    let prompt =
+        json!({"prompt": "x", "network_policy": "allowlist", "egress": {"allow": ["a.b"]}});
+    assert!(!accepts(&prompt));
 }
 
 #[test]

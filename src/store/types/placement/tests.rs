@@ -122,6 +122,11 @@ fn fields_of_sandbox_need_features() {
             r#"{"snapshot":"localhost/cynode-snapshots/u:dev","features":["snapshots"]}"#,
         ),
         (
+            serde_json::json!({"network_policy": "allowlist", "egress": {"allow": ["a.b"]}}),
+            r#"{"features":["egress"]}"#,
+        ),
+        (serde_json::json!({"network_policy": "restricted"}), "{}"),
+        (
             serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
             r#"{"features":["gpus"],"gpus":2,"time_limit":14400}"#,
         ),

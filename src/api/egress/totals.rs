@@ -1,0 +1,17 @@
+//! Sums of what a job did through the proxy of its node, as its result tells them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Sums of a job's traffic through the proxy.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct EgressTotals {
+    /// Requests, those that were refused among them.
+    pub requests: u64,
+    /// Requests that were refused or cut by a rule.
+    pub refused: u64,
+    /// Bytes that the job sent.
+    pub bytes_sent: u64,
+    /// Bytes that the job received.
+    pub bytes_received: u64,
+}

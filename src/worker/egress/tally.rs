@@ -1,0 +1,222 @@
+//! Sums of what a job did through the proxy, and the limit of its bytes.
+//!
+//! They are counted here and saved now and then, so that a worker that is restarted goes on counting: what a killed
+//! worker counted in its last second is lost. They are final when the result is there.
+
+use super::metrics::EgressMetrics;
+use crate::{
+    api::{egress::EgressTotals, size::ByteSize},
+    spool::Spool,
+};
+use parking_lot::Mutex;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Direction of bytes, as the job sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Direction {
+    /// From the job.
+    Sent,
+    /// To the job.
+    Received,
+}
+
+/// Sums of one job.
+#[derive(Default)]
+pub(in crate::worker) struct Tally {
+    requests: AtomicU64,
+    refused: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// Held while the file is read or written.
+    file: Mutex<FileState>,
+}
+
+/// State of the sums on disk.
+#[derive(Default)]
+struct FileState {
+    /// Whether the sums of an earlier worker were added.
+    is_restored: bool,
+    is_final: bool,
+    /// Sums that are on disk.
+    saved: Option<EgressTotals>,
+}
+
+impl Tally {
+    fn totals(&self) -> EgressTotals {
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        EgressTotals {
+            requests: value(&self.requests),
+            refused: value(&self.refused),
+            bytes_sent: value(&self.sent),
+            bytes_received: value(&self.received),
+        }
+    }
+
+    /// Whether there are sums that were not saved yet; false while a save is under way.
+    pub(super) fn has_changed(&self) -> bool {
+        let file = self.file.try_lock();
+        file.is_some_and(|file| !file.is_final && file.saved != Some(self.totals()))
+    }
+
+    /// Adds the sums of an earlier worker. Reads a file.
+    pub(super) fn restore(&self, spool: &Spool) {
+        self.restore_once(&mut self.file.lock(), spool);
+    }
+
+    fn restore_once(&self, file: &mut FileState, spool: &Spool) {
+        if std::mem::replace(&mut file.is_restored, true) {
+            return;
+        }
+        let earlier = spool.egress_totals().unwrap_or_else(|error| {
+            tracing::warn!(%error, "sums of the job's proxy can't be read; counting from zero");
+            None
+        });
+        let Some(earlier) = earlier else { return };
+        for (counter, value) in [
+            (&self.requests, earlier.requests),
+            (&self.refused, earlier.refused),
+            (&self.sent, earlier.bytes_sent),
+            (&self.received, earlier.bytes_received),
+        ] {
+            counter.fetch_add(value, Ordering::Relaxed);
+        }
+        file.saved = Some(earlier);
+    }
+
+    /// Writes the sums where they have changed, and for the last time where they are final. Writes a file.
+    pub(super) fn save(&self, spool: &Spool, is_final: bool) -> io::Result<()> {
+        let mut file = self.file.lock();
+        if file.is_final {
+            return Ok(());
+        }
+        self.restore_once(&mut file, spool);
+        let totals = self.totals();
+        if file.saved != Some(totals) {
+            spool.write_egress_totals(totals)?;
+            file.saved = Some(totals);
+        }
+        file.is_final = is_final;
+        Ok(())
+    }
+}
+
+/// Meter of a job's traffic: its sums, its limit, and the sums of the node.
+pub(super) struct Meter {
+    tally: Arc<Tally>,
+    limit: Option<u64>,
+    metrics: EgressMetrics,
+}
+
+impl Meter {
+    /// Meter with a limit for both directions together.
+    pub(super) fn new(tally: Arc<Tally>, limit: Option<ByteSize>, metrics: EgressMetrics) -> Self {
+        Self {
+            tally,
+            limit: limit.map(|ByteSize(limit)| limit),
+            metrics,
+        }
+    }
+
+    /// Counts a request that is let through.
+    pub(super) fn count_allowed(&self) {
+        self.tally.requests.fetch_add(1, Ordering::Relaxed);
+        self.metrics.allowed.inc();
+    }
+
+    /// Counts a request that is refused.
+    pub(super) fn count_refused(&self) {
+        self.tally.requests.fetch_add(1, Ordering::Relaxed);
+        self.count_cut();
+    }
+
+    /// Counts the refusal of a request that was let through at first: its connection is cut by a rule.
+    pub(super) fn count_cut(&self) {
+        self.tally.refused.fetch_add(1, Ordering::Relaxed);
+        self.metrics.refused.inc();
+    }
+
+    /// Counts bytes. Fails where the job has had more than it may.
+    pub(super) fn add(&self, direction: Direction, bytes: usize) -> io::Result<()> {
+        let bytes = bytes as u64;
+        let (sum, metric) = match direction {
+            Direction::Sent => (&self.tally.sent, &self.metrics.sent),
+            Direction::Received => (&self.tally.received, &self.metrics.received),
+        };
+        sum.fetch_add(bytes, Ordering::Relaxed);
+        metric.inc_by(bytes);
+        match self.excess() {
+            Some(_) => Err(io::Error::other("the job has used all bytes that it may")),
+            None => Ok(()),
+        }
+    }
+
+    /// Limit of the job, where it has used more.
+    pub(super) fn excess(&self) -> Option<ByteSize> {
+        let sent = self.tally.sent.load(Ordering::Relaxed);
+        let used = sent.saturating_add(self.tally.received.load(Ordering::Relaxed));
+        self.limit.filter(|limit| used > *limit).map(ByteSize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::metrics::MetricsRegistry;
+
+    fn meter(tally: &Arc<Tally>, limit: u64) -> Meter {
+        let metrics = EgressMetrics::new(&MetricsRegistry::default());
+        Meter::new(Arc::clone(tally), Some(ByteSize(limit)), metrics)
+    }
+
+    #[test]
+    fn both_directions_count_for_limit() {
+        let meter = meter(&Arc::default(), 100);
+        meter.add(Direction::Sent, 60).unwrap();
+        meter.add(Direction::Received, 40).unwrap();
+        assert_eq!(meter.excess(), None);
+        meter.add(Direction::Received, 1).unwrap_err();
+        assert_eq!(meter.excess(), Some(ByteSize(100)));
+    }
+
+    #[test]
+    fn next_worker_goes_on_counting() {
+        let home = tempfile::tempdir().unwrap();
+        let spool = Spool::at(home.path().to_owned());
+        let first = Arc::<Tally>::default();
+        let counted = meter(&first, 100);
+        counted.count_allowed();
+        counted.count_refused();
+        counted.add(Direction::Sent, 60).unwrap();
+        first.save(&spool, false).unwrap();
+
+        let second = Arc::<Tally>::default();
+        second.restore(&spool);
+        let counted = meter(&second, 100);
+        counted.count_allowed();
+        counted.add(Direction::Received, 50).unwrap_err();
+        second.save(&spool, true).unwrap();
+        counted.add(Direction::Received, 50).unwrap_err();
+        second.save(&spool, false).unwrap();
+        let totals = EgressTotals {
+            requests: 3,
+            refused: 1,
+            bytes_sent: 60,
+            bytes_received: 50,
+        };
+        assert_eq!(
+            spool.egress_totals().unwrap(),
+            Some(totals),
+            "the last is final"
+        );
+
+        // One that ends a job without having served it loses nothing.
+        Arc::<Tally>::default().save(&spool, true).unwrap();
+        assert_eq!(spool.egress_totals().unwrap(), Some(totals));
+    }
+}
