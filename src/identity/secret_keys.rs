@@ -333,7 +333,7 @@ mod tests {
         data_dir.subdir("keys").unwrap();
         let keys = SecretKeys::open(&data_dir).unwrap();
         assert!(!dir.path().join(FILE).exists());
-        let secret = sealed(&*keys.read_or_create().await.unwrap(), None, "swordfish");
+        let secret = sealed(&keys.read_or_create().await.unwrap(), None, "swordfish");
         let again = SecretKeys::open(&data_dir).unwrap();
         let found = open(&*again.read().await, &secret);
         assert_eq!(found.as_deref(), Some("swordfish"));
@@ -346,7 +346,7 @@ mod tests {
         let data_dir = DataDir::open(dir.path()).unwrap();
         data_dir.subdir("keys").unwrap();
         let keys = SecretKeys::open(&data_dir).unwrap();
-        let old = sealed(&*keys.read_or_create().await.unwrap(), None, "swordfish");
+        let old = sealed(&keys.read_or_create().await.unwrap(), None, "swordfish");
         let rotation = keys.begin_rotation().await.unwrap();
         let Resealed::New(sealing) = rotation.ring().reseal(&old) else {
             panic!("it was not encrypted again");

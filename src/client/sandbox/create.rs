@@ -71,7 +71,6 @@ impl NewSandbox {
             } else {
                 FIRST_WAIT_SECONDS
             }),
-            ..CreateSandbox::default()
         }
     }
 

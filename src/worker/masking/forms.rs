@@ -49,18 +49,14 @@ fn add_forms(forms: &mut BTreeSet<Vec<u8>>, value: &str) {
             forms.insert(text.into_bytes());
         }
     }
-    let ways: [(fn(u8) -> bool, bool); 4] = [
-        (is_unreserved, true),
-        (is_unreserved, false),
-        (is_plain_in_path, true),
-        (is_plain_in_path, false),
-    ];
-    for (is_plain, is_upper) in ways {
-        forms.insert(percent_encoded(value, is_plain, is_upper));
+    for is_plain in [is_unreserved as fn(u8) -> bool, is_plain_in_path] {
+        for is_upper in [true, false] {
+            forms.insert(percent_encoded(value, is_plain, is_upper));
+        }
     }
     // With the quotes.
     if let Ok(json) = serde_json::to_string(value) {
-        forms.insert(json[1..json.len() - 1].as_bytes().to_vec());
+        forms.insert(json.as_bytes()[1..json.len() - 1].to_vec());
     }
 }
 
@@ -69,7 +65,7 @@ fn base64_within(engine: &GeneralPurpose, before: usize, value: &[u8]) -> String
     let mut bytes = vec![0; before];
     bytes.extend_from_slice(value);
     let mut text = engine.encode(&bytes);
-    if bytes.len() % 3 != 0 {
+    if !bytes.len().is_multiple_of(3) {
         // It has bits of what follows.
         text.pop();
     }
