@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// Text in place of a value.
 const MASK: &[u8] = b"***";
 /// Most bytes of a value that a terminal shows before the rest is there.
-const MAX_RELEASED_BYTES: usize = 3;
+const MAX_RELEASED_BYTES: u32 = 3;
 
 /// Values that are masked in the output of the commands of one sandbox; cheap to clone.
 #[derive(Clone, Default)]
@@ -63,8 +63,7 @@ impl Masks {
 
     /// Whether a stream holds back so little that it may be handed on for a person who waits for it.
     fn may_release(&self, stream: Stream) -> bool {
-        let waiting = self.0[stream as usize].waiting.len();
-        (1..=MAX_RELEASED_BYTES).contains(&waiting)
+        self.0[stream as usize].may_release()
     }
 
     /// Hands on what a stream holds back, though it may turn out to be the beginning of a value, whose rest is masked then.
@@ -136,6 +135,14 @@ impl StreamMask {
         let value = self.covered.iter().find(is_reached);
         let until = value.map_or(safe, |(_, to)| *to);
         self.take(until)
+    }
+
+    /// Whether what waits may be released. All bytes of a possible value count, also those that were released before: else a
+    /// value that arrives letter by letter would be shown letter by letter.
+    fn may_release(&self) -> bool {
+        let automaton = self.masking.0.as_ref();
+        let depth = automaton.map_or(0, |automaton| automaton.depth(self.cursor));
+        !self.waiting.is_empty() && depth <= MAX_RELEASED_BYTES
     }
 
     /// Returns what waits, and goes on to look for the values that it may begin.

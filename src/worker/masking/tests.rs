@@ -90,6 +90,19 @@ fn little_is_released_and_rest_masked() {
 }
 
 #[test]
+fn slow_value_is_masked_from_fourth_byte() {
+    let mut masks = masking(&["swordfish"]).masks();
+    let mut shown = String::new();
+    for letter in "swordfish!".chars() {
+        let mut show = |bytes: &[u8]| shown.push_str(std::str::from_utf8(bytes).unwrap());
+        let letter = letter.to_string();
+        masks.push(Stream::Stdout, letter.as_bytes(), &mut show);
+        masks.release(Stream::Stdout, &mut show);
+    }
+    assert_eq!(shown, "swo***!");
+}
+
+#[test]
 fn streams_are_masked_apart() {
     let mut masks = masking(&["swordfish"]).masks();
     let mut output = Vec::new();
