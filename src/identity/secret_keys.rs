@@ -15,6 +15,7 @@
 
 use crate::{
     api::{UserId, secrets::SecretName},
+    background::run_to_end,
     data_dir::{DataDir, SecretFile},
     digest::sha256_hex,
     files::{Durability, replace_file},
@@ -195,13 +196,19 @@ impl SecretKeys {
             return Ok(ring);
         }
         drop(ring);
-        let mut ring = Arc::clone(&self.ring).write_owned().await;
-        if ring.0.is_empty() {
-            let first = ring.with_new()?;
-            self.write(&first).await?;
-            *ring = first;
-        }
-        Ok(ring.downgrade())
+        let keys = self.clone();
+        // Also for a caller who hangs up: a file that is still being written could replace that of the next caller, whose
+        // key would be lost.
+        let created = run_to_end("create_secret_key", async move {
+            let mut ring = Arc::clone(&keys.ring).write_owned().await;
+            if ring.0.is_empty() {
+                let first = ring.with_new()?;
+                keys.write(&first).await?;
+                *ring = first;
+            }
+            Ok::<_, io::Error>(ring.downgrade())
+        });
+        created.await.map_err(io::Error::from).flatten()
     }
 
     /// Adds a new key, with which values are encrypted from now on. Until [`end`](Rotation::end) nothing else is read or
