@@ -1,7 +1,10 @@
 //! The terminal: results on stdout, remarks on stderr, and prompts for secrets.
 
 use crate::exit::Failure;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::{
+    io::ioctl_fionread,
+    termios::{LocalModes, OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr},
+};
 use serde::Serialize;
 use std::{
     fs::File,
@@ -60,6 +63,15 @@ pub(crate) fn ask_secret(prompt: &str) -> io::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(rpassword::prompt_password(prompt)?))
 }
 
+/// Same for a text of one line. `None` where more follows, as of a key that was pasted: it is thrown away, since the shell
+/// would show and run it.
+pub(crate) fn ask_secret_line(prompt: &str) -> io::Result<Option<Zeroizing<String>>> {
+    let echo_off = EchoOff::begin(LocalModes::ISIG)?;
+    let line = Zeroizing::new(rpassword::prompt_password(prompt)?);
+    let is_all = !echo_off.discard_unread()?;
+    Ok(is_all.then_some(line))
+}
+
 /// A terminal without echo; restored when dropped.
 pub(crate) struct EchoOff {
     terminal: File,
@@ -80,6 +92,13 @@ impl EchoOff {
         silent.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | more;
         tcsetattr(&terminal, OptionalActions::Now, &silent)?;
         Ok(Self { terminal, before })
+    }
+
+    /// Throws away what was typed and not read; whether there was anything.
+    fn discard_unread(&self) -> io::Result<bool> {
+        let unread = ioctl_fionread(&self.terminal)?;
+        tcflush(&self.terminal, QueueSelector::IFlush)?;
+        Ok(unread > 0)
     }
 }
 

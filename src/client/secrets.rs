@@ -71,7 +71,12 @@ fn value(name: &SecretName, file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, F
                 "there is no terminal to ask at; use --from-file FILE, or --from-file - for stdin",
             ));
         }
-        let typed = terminal::ask_secret(&format!("Value of {name}: "))?;
+        let typed = terminal::ask_secret_line(&format!("Value of {name}: "))?;
+        let typed = typed.ok_or_else(|| {
+            Failure::usage(
+                "the value has several lines, and the prompt takes one; use --from-file FILE, or --from-file - for stdin",
+            )
+        })?;
         return Ok(Zeroizing::new(typed.as_bytes().to_vec()));
     };
     let read = if file == Path::new("-") {

@@ -216,3 +216,17 @@ fn command_line_stores_and_uses_secrets() {
     );
     assert!(!cluster.run(&["secrets", "list"]).stdout.contains("TOKEN"));
 }
+
+#[test]
+fn pasted_lines_are_refused() {
+    let cluster = Cluster::start();
+    let set = ["secrets", "set", "PASTED"];
+    let pasted = at_terminal(
+        &mut cluster.cli(&set),
+        "first line\nsecond line\nthird line\n",
+    );
+    assert_ne!(pasted.code, 0, "{pasted:?}");
+    assert!(pasted.stdout.contains("--from-file"), "{pasted:?}");
+    let list = cluster.run(&["secrets", "list"]);
+    assert!(!list.stdout.contains("PASTED"), "{list:?}");
+}
