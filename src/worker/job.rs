@@ -189,10 +189,11 @@ fn not_started(job: &Job, spec: &SandboxSpec, error: PrepareError) -> JobEnd {
     end
 }
 
-/// End of a job whose secrets were in the memory of an earlier process. The orchestrator has them, and sends another attempt.
+/// End of a job whose secrets were in the memory of an earlier process. The orchestrator has them, and sends another attempt,
+/// unless this was the last one, as that of a sandbox is.
 fn secrets_lost() -> JobEnd {
     let message = "the node was restarted before the command began, and keeps the values of secrets in its memory only; \
-                   another attempt gets them again";
+                   nothing has run, so it can be started again";
     JobEnd::failed(JobErrorKind::SecretsLost, message)
 }
 
