@@ -18,7 +18,7 @@ use http::{Extensions, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
-    client::conn::http1::handshake,
+    client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -29,6 +29,10 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+/// Most bytes of an answer that wait here, and longest head of one: a host that sends much at once takes no more of the
+/// node's memory.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Sends a request to its host, and answers with the answer.
 pub(super) async fn exchange(
     proxy: &Proxy,
@@ -36,7 +40,10 @@ pub(super) async fn exchange(
     server: TcpStream,
     (target, path): (&Target, Uri),
 ) -> Result<Response, Refusal> {
-    let begun = handshake(TokioIo::new(server)).await;
+    let begun = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .handshake(TokioIo::new(server))
+        .await;
     let (mut sender, connection) = begun.map_err(|error| broke_off(target, &error))?;
     let activity = Arc::new(Activity::new());
     let watched = Arc::clone(&activity);
