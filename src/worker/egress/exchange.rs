@@ -14,7 +14,7 @@ use crate::{
     http::response::{Body, Response},
 };
 use bytes::Bytes;
-use http::{Extensions, StatusCode, Uri, Version, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
@@ -70,6 +70,10 @@ fn outgoing(
     (target, path): (&Target, Uri),
 ) -> http::Request<Body> {
     let (mut parts, body) = request.into_parts();
+    let path_bytes = path.path_and_query().map_or(0, |path| path.as_str().len());
+    proxy
+        .meter
+        .add_head(head_bytes(&parts.headers) + path_bytes);
     strip(&mut parts.headers);
     if let Some(host) = host_header(target) {
         parts.headers.insert(header::HOST, host);
@@ -84,11 +88,20 @@ fn outgoing(
 /// Answer as the client gets it.
 fn incoming(proxy: &Proxy, answer: http::Response<Incoming>, activity: &Arc<Activity>) -> Response {
     let (mut parts, body) = answer.into_parts();
+    proxy.meter.add_head(head_bytes(&parts.headers));
     strip(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions = Extensions::new();
     let body = metered(proxy, body, Direction::Received, activity);
     http::Response::from_parts(parts, body)
+}
+
+/// Bytes of headers as they are sent.
+fn head_bytes(headers: &HeaderMap) -> usize {
+    let header = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + ": \r\n".len()
+    };
+    headers.iter().map(header).sum()
 }
 
 fn broke_off(target: &Target, error: &impl fmt::Display) -> Refusal {
