@@ -40,6 +40,7 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::egress::{EgressSpec, PROXY_PORT},
     background,
+    http::listener_policy::available_descriptors,
     sandbox_init::listeners::{EGRESS_PORT, JAVA_OPTIONS},
 };
 use address::AddressPolicy;
@@ -58,8 +59,10 @@ use tokio::{
 
 /// Connections of one sandbox at a time.
 const MAX_CONNECTIONS: usize = 256;
-/// Connections of all sandboxes of a node at a time.
+/// Connections of all sandboxes of a node at a time, where the system has file descriptors for them.
 const MAX_NODE_CONNECTIONS: usize = 2048;
+/// Connections of one sandbox that are told at a time that they have no place; more are closed without a word.
+const MAX_TURNED_AWAY: usize = 32;
 /// Interval at which sums that have changed are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -79,9 +82,17 @@ impl EgressGateway {
         Self {
             route: Arc::new(Route::new(limits.upstream.as_deref())),
             limits,
-            room: Arc::new(Semaphore::new(MAX_NODE_CONNECTIONS)),
+            room: Arc::new(Semaphore::new(node_connections())),
         }
     }
+}
+
+/// Connections of all sandboxes of this node at a time.
+fn node_connections() -> usize {
+    // Each has two descriptors, and jobs must leave the others to the node.
+    let room = available_descriptors().map(|files| files / 8);
+    let room = room.and_then(|room| usize::try_from(room).ok());
+    MAX_NODE_CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1)
 }
 
 /// Proxy of one sandbox.
@@ -95,6 +106,8 @@ struct Proxy {
     room: Arc<Semaphore>,
     /// Places of all connections of the node.
     node_room: Arc<Semaphore>,
+    /// Places of connections that have none, while they are told so.
+    turned_away: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -116,6 +129,7 @@ impl Proxy {
             rate: Rate::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             node_room: Arc::clone(room),
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
         }
     }
 

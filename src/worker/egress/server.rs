@@ -68,7 +68,13 @@ async fn accept_all(proxy: &Arc<Proxy>, listener: &TcpListener, stopped: &Shutdo
         let Some(place) = proxy.place() else {
             // No faster than requests: those that wait cost nothing here.
             proxy.rate.wait().await;
-            background::spawn("egress_turn_away", turn_away(stream));
+            // One that is not told is closed: descriptors are the node's, too.
+            if let Ok(turn) = Arc::clone(&proxy.turned_away).try_acquire_owned() {
+                background::spawn("egress_turn_away", async move {
+                    let _turn = turn;
+                    turn_away(stream).await;
+                });
+            }
             continue;
         };
         let (proxy, stopped) = (Arc::clone(proxy), stopped.clone());
