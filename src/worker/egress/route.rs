@@ -11,6 +11,7 @@ use http::{StatusCode, Uri, uri::Scheme};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -45,6 +46,9 @@ pub(super) struct Upstream {
     port: u16,
     /// Value of `Proxy-Authorization`.
     credentials: Option<Zeroizing<String>>,
+    /// Whether the last try failed: of several failures in a row only the first is a warning, since a job can cause a
+    /// hundred each second.
+    is_failing: AtomicBool,
 }
 
 impl Route {
@@ -170,13 +174,18 @@ impl Upstream {
             host: authority.host().to_owned(),
             port: port_of(&uri),
             credentials,
+            is_failing: AtomicBool::new(false),
         })
     }
 
     /// Opens a tunnel to a host.
     async fn connect(&self, target: &Target) -> Result<TcpStream, Refusal> {
         let failed = |error: io::Error| {
-            tracing::warn!(%error, host = self.host, "proxy of --egress-upstream failed");
+            if self.is_failing.swap(true, Ordering::Relaxed) {
+                tracing::debug!(%error, host = self.host, "proxy of --egress-upstream failed again");
+            } else {
+                tracing::warn!(%error, host = self.host, "proxy of --egress-upstream failed");
+            }
             let detail = format!(
                 "{target} can't be reached through the proxy of this node's operator ({error}); ask them to check it"
             );
@@ -188,6 +197,7 @@ impl Upstream {
             .open_tunnel(&mut stream, target)
             .await
             .map_err(failed)?;
+        self.is_failing.store(false, Ordering::Relaxed);
         match status {
             200..=299 => Ok(stream),
             status => {
