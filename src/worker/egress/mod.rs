@@ -61,6 +61,9 @@ use tokio::{
 const MAX_CONNECTIONS: usize = 256;
 /// Connections of all sandboxes of a node at a time, where the system has file descriptors for them.
 const MAX_NODE_CONNECTIONS: usize = 2048;
+/// Connections that a sandbox has at any time: the last quarter of the node's is for sandboxes with no more, so that some
+/// can't keep others from the network.
+const FEW_CONNECTIONS: usize = 32;
 /// Connections of one sandbox that are told at a time that they have no place; more are closed without a word.
 const MAX_TURNED_AWAY: usize = 32;
 /// Interval at which sums that have changed are saved.
@@ -74,15 +77,19 @@ pub(super) struct EgressGateway {
     limits: EgressLimits,
     route: Arc<Route>,
     room: Arc<Semaphore>,
+    /// Places in `room` that are for sandboxes with few connections.
+    reserve: usize,
 }
 
 impl EgressGateway {
     /// Gateway with the operator's limits.
     pub(super) fn new(limits: EgressLimits) -> Self {
+        let connections = node_connections();
         Self {
             route: Arc::new(Route::new(limits.upstream.as_deref())),
             limits,
-            room: Arc::new(Semaphore::new(node_connections())),
+            room: Arc::new(Semaphore::new(connections)),
+            reserve: connections / 4,
         }
     }
 }
@@ -106,6 +113,8 @@ struct Proxy {
     room: Arc<Semaphore>,
     /// Places of all connections of the node.
     node_room: Arc<Semaphore>,
+    /// Of those, the ones for sandboxes with few connections.
+    reserve: usize,
     /// Places of connections that have none, while they are told so.
     turned_away: Arc<Semaphore>,
 }
@@ -116,6 +125,7 @@ impl Proxy {
             limits,
             route,
             room,
+            reserve,
         } = &ctx.egress;
         let metrics = ctx.metrics.egress.clone();
         Self {
@@ -129,6 +139,7 @@ impl Proxy {
             rate: Rate::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             node_room: Arc::clone(room),
+            reserve: *reserve,
             turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
         }
     }

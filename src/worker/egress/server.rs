@@ -4,7 +4,7 @@
 //! without a place is told so at once. A head that is slow or large ends its connection, as everywhere.
 
 use super::{
-    Proxy,
+    FEW_CONNECTIONS, MAX_CONNECTIONS, Proxy,
     activity::IDLE_TIMEOUT,
     exchange::exchange,
     refusal::{Refusal, accept_of},
@@ -114,6 +114,10 @@ impl Proxy {
     /// Place for one more connection; `None` where there is none.
     fn place(&self) -> Option<Place> {
         let own = Arc::clone(&self.room).try_acquire_owned().ok()?;
+        let used = MAX_CONNECTIONS.saturating_sub(self.room.available_permits());
+        if used > FEW_CONNECTIONS && self.node_room.available_permits() <= self.reserve {
+            return None;
+        }
         let of_node = Arc::clone(&self.node_room).try_acquire_owned().ok()?;
         Some([own, of_node])
     }
