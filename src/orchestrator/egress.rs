@@ -5,7 +5,7 @@
 //! the limit of bytes are the operator's alone; a job takes those of the time at which it is sent.
 
 use crate::api::{
-    egress::{AllowedEntry, AllowedHosts, Egress, Profile},
+    egress::{AllowedEntry, AllowedHosts, Egress, EgressPattern, Profile},
     jobs::SandboxSpec,
     problem::{Problem, ProblemKind},
     size::ByteSize,
@@ -28,12 +28,7 @@ impl EgressPolicy {
     pub(super) fn check(&self, egress: &Egress) -> Result<(), Problem> {
         for (n, pattern) in egress.allow.iter().enumerate() {
             if !self.allow.covers(pattern) {
-                let entry = AllowedEntry::Pattern(pattern.clone());
-                return Err(self.refusal(
-                    &format!("/egress/allow/{n}"),
-                    &pattern.to_string(),
-                    &entry,
-                ));
+                return Err(self.pattern_refusal(&format!("/egress/allow/{n}"), pattern));
             }
         }
         for (n, profile) in egress.profiles.iter().enumerate() {
@@ -49,6 +44,24 @@ impl EgressPolicy {
     fn covers_profile(&self, profile: Profile) -> bool {
         let patterns = profile.patterns();
         patterns.iter().all(|pattern| self.allow.covers(pattern))
+    }
+
+    /// Refusal of a pattern. One without a port means two, of which the operator may allow one, as profiles do.
+    fn pattern_refusal(&self, pointer: &str, pattern: &EgressPattern) -> Problem {
+        let at_one_port = ["443", "80"].into_iter().find(|port| {
+            // A pattern with a port has no second one.
+            let narrowed = format!("{pattern}:{port}").parse::<EgressPattern>();
+            narrowed.is_ok_and(|narrowed| self.allow.covers(&narrowed))
+        });
+        let Some(port) = at_one_port else {
+            let entry = AllowedEntry::Pattern(pattern.clone());
+            return self.refusal(pointer, &pattern.to_string(), &entry);
+        };
+        let detail = format!(
+            "names {pattern}, which the operator lets jobs reach at port {port} alone; write {pattern}:{port}, or ask the \
+             operator to start the orchestrator with --egress-allow {pattern}"
+        );
+        Problem::new(ProblemKind::Forbidden, detail).at(pointer)
     }
 
     fn refusal(&self, pointer: &str, name: &str, entry: &AllowedEntry) -> Problem {
@@ -96,7 +109,14 @@ mod tests {
 
     #[test]
     fn first_entry_beyond_list_is_named() {
-        let cases: [(&[&str], Value, &str, &str); 4] = [
+        let cases: [(&[&str], Value, &str, &str); 5] = [
+            (
+                &["profile:python"],
+                json!({"allow": ["pypi.org"]}),
+                "#/egress/allow/0",
+                "`egress.allow.0` names pypi.org, which the operator lets jobs reach at port 443 alone; write pypi.org:443, \
+                 or ask the operator to start the orchestrator with --egress-allow pypi.org",
+            ),
             (
                 &["*.example.com"],
                 json!({"allow": ["a.example.com", "example.com"]}),

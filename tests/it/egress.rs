@@ -161,6 +161,37 @@ fn ways_around_are_refused() {
 }
 
 #[test]
+fn each_request_is_decided_alone() {
+    let (server, calls) = host();
+    let cluster = open_cluster();
+    let name = format!("localhost:{}", server.address.port());
+    let other = "GET http://other.example/ HTTP/1.1\\r\\nHost: other.example\\r\\nConnection: close\\r\\n\\r\\n";
+    let smuggle = |version: &str, header: &str| {
+        format!(
+            "ask 'GET http://{name}/ HTTP/{version}\\r\\nHost: {name}\\r\\n{header}\\r\\n\\r\\n{other}'\n"
+        )
+    };
+    let script = [
+        // The first is allowed, and has no body in its answer.
+        format!("ask 'HEAD http://{name}/ HTTP/1.1\\r\\nHost: {name}\\r\\n\\r\\n{other}'\n"),
+        smuggle("1.1", "X-Folded: a\\r\\n b"),
+        smuggle("1.1", "Content-Length: 1\\r\\nContent-Length: 2"),
+        smuggle("1.1", "Transfer-Encoding: chunked, identity"),
+        smuggle("1.0", "Transfer-Encoding: chunked"),
+        request(
+            "GET",
+            &format!("http://{name}@other.example/"),
+            "other.example",
+        ),
+    ]
+    .concat();
+    let result = run(&cluster, &[&name], &script);
+    let expected = ["200", "403", "400", "400", "400", "400", "403"];
+    assert_eq!(statuses(&result), expected, "{result}");
+    assert_eq!(calls.all().len(), 1, "nothing else reached the host");
+}
+
+#[test]
 fn name_of_private_address_is_refused() {
     let (server, calls) = host();
     let cluster = Cluster::start_orchestrated(&["--egress-allow", "*"]);

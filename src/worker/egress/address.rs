@@ -36,7 +36,9 @@ impl AddressPolicy {
         }
     }
 
-    fn allows(&self, address: IpAddr) -> bool {
+    /// Whether the operators have named a network that has this address.
+    pub(super) fn allows(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         let has = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
         has(&self.job) && self.node.as_deref().is_none_or(has)
     }

@@ -14,11 +14,11 @@ use crate::{
     http::response::{Body, Response},
 };
 use bytes::Bytes;
-use http::{Extensions, StatusCode, Uri, Version, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
-    client::conn::http1::handshake,
+    client::conn::http1,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -29,6 +29,10 @@ use std::{
 };
 use tokio::net::TcpStream;
 
+/// Most bytes of an answer that wait here, and longest head of one: a host that sends much at once takes no more of the
+/// node's memory.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Sends a request to its host, and answers with the answer.
 pub(super) async fn exchange(
     proxy: &Proxy,
@@ -36,7 +40,10 @@ pub(super) async fn exchange(
     server: TcpStream,
     (target, path): (&Target, Uri),
 ) -> Result<Response, Refusal> {
-    let begun = handshake(TokioIo::new(server)).await;
+    let begun = http1::Builder::new()
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .handshake(TokioIo::new(server))
+        .await;
     let (mut sender, connection) = begun.map_err(|error| broke_off(target, &error))?;
     let activity = Arc::new(Activity::new());
     let watched = Arc::clone(&activity);
@@ -63,6 +70,10 @@ fn outgoing(
     (target, path): (&Target, Uri),
 ) -> http::Request<Body> {
     let (mut parts, body) = request.into_parts();
+    let path_bytes = path.path_and_query().map_or(0, |path| path.as_str().len());
+    proxy
+        .meter
+        .add_head(head_bytes(&parts.headers) + path_bytes);
     strip(&mut parts.headers);
     if let Some(host) = host_header(target) {
         parts.headers.insert(header::HOST, host);
@@ -77,11 +88,20 @@ fn outgoing(
 /// Answer as the client gets it.
 fn incoming(proxy: &Proxy, answer: http::Response<Incoming>, activity: &Arc<Activity>) -> Response {
     let (mut parts, body) = answer.into_parts();
+    proxy.meter.add_head(head_bytes(&parts.headers));
     strip(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions = Extensions::new();
     let body = metered(proxy, body, Direction::Received, activity);
     http::Response::from_parts(parts, body)
+}
+
+/// Bytes of headers as they are sent.
+fn head_bytes(headers: &HeaderMap) -> usize {
+    let header = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + ": \r\n".len()
+    };
+    headers.iter().map(header).sum()
 }
 
 fn broke_off(target: &Target, error: &impl fmt::Display) -> Refusal {

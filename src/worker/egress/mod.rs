@@ -40,6 +40,7 @@ use super::{context::WorkerContext, ledger::Job};
 use crate::{
     api::egress::{EgressSpec, PROXY_PORT},
     background,
+    http::listener_policy::available_descriptors,
     sandbox_init::listeners::{EGRESS_PORT, JAVA_OPTIONS},
 };
 use address::AddressPolicy;
@@ -58,8 +59,13 @@ use tokio::{
 
 /// Connections of one sandbox at a time.
 const MAX_CONNECTIONS: usize = 256;
-/// Connections of all sandboxes of a node at a time.
+/// Connections of all sandboxes of a node at a time, where the system has file descriptors for them.
 const MAX_NODE_CONNECTIONS: usize = 2048;
+/// Connections that a sandbox has at any time: the last quarter of the node's is for sandboxes with no more, so that some
+/// can't keep others from the network.
+const FEW_CONNECTIONS: usize = 32;
+/// Connections of one sandbox that are told at a time that they have no place; more are closed without a word.
+const MAX_TURNED_AWAY: usize = 32;
 /// Interval at which sums that have changed are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -71,17 +77,29 @@ pub(super) struct EgressGateway {
     limits: EgressLimits,
     route: Arc<Route>,
     room: Arc<Semaphore>,
+    /// Places in `room` that are for sandboxes with few connections.
+    reserve: usize,
 }
 
 impl EgressGateway {
     /// Gateway with the operator's limits.
     pub(super) fn new(limits: EgressLimits) -> Self {
+        let connections = node_connections();
         Self {
             route: Arc::new(Route::new(limits.upstream.as_deref())),
             limits,
-            room: Arc::new(Semaphore::new(MAX_NODE_CONNECTIONS)),
+            room: Arc::new(Semaphore::new(connections)),
+            reserve: connections / 4,
         }
     }
+}
+
+/// Connections of all sandboxes of this node at a time.
+fn node_connections() -> usize {
+    // Each has two descriptors, and jobs must leave the others to the node.
+    let room = available_descriptors().map(|files| files / 8);
+    let room = room.and_then(|room| usize::try_from(room).ok());
+    MAX_NODE_CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1)
 }
 
 /// Proxy of one sandbox.
@@ -95,6 +113,10 @@ struct Proxy {
     room: Arc<Semaphore>,
     /// Places of all connections of the node.
     node_room: Arc<Semaphore>,
+    /// Of those, the ones for sandboxes with few connections.
+    reserve: usize,
+    /// Places of connections that have none, while they are told so.
+    turned_away: Arc<Semaphore>,
 }
 
 impl Proxy {
@@ -103,6 +125,7 @@ impl Proxy {
             limits,
             route,
             room,
+            reserve,
         } = &ctx.egress;
         let metrics = ctx.metrics.egress.clone();
         Self {
@@ -116,6 +139,8 @@ impl Proxy {
             rate: Rate::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             node_room: Arc::clone(room),
+            reserve: *reserve,
+            turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
         }
     }
 

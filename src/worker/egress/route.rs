@@ -8,7 +8,12 @@ use super::{address::AddressPolicy, refusal::Refusal, request::Target};
 use crate::http::resolve::{port_of, resolve_host};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{StatusCode, Uri, uri::Scheme};
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -41,6 +46,9 @@ pub(super) struct Upstream {
     port: u16,
     /// Value of `Proxy-Authorization`.
     credentials: Option<Zeroizing<String>>,
+    /// Whether the last try failed: of several failures in a row only the first is a warning, since a job can cause a
+    /// hundred each second.
+    is_failing: AtomicBool,
 }
 
 impl Route {
@@ -106,7 +114,12 @@ async fn connect_directly(target: &Target, policy: &AddressPolicy) -> Result<Tcp
     })?;
     // All of them before the first is dialled: a name that leads to a special address too is not to be trusted.
     for address in &found {
-        let checked = policy.check(*address);
+        let checked = match policy.check(*address) {
+            Ok(()) if !policy.allows(*address) && is_own(*address) => {
+                Err("an address of this node itself")
+            }
+            checked => checked,
+        };
         checked.map_err(|kind| Refusal::special_address(target, *address, kind))?;
     }
     dial(&found, target.port).await.map_err(|error| {
@@ -115,6 +128,20 @@ async fn connect_directly(target: &Target, policy: &AddressPolicy) -> Result<Tcp
         );
         Refusal::unreachable(StatusCode::BAD_GATEWAY, detail)
     })
+}
+
+/// Whether an address is one of this machine, which may be public. No firewall in front of the machine sees a call that
+/// comes from inside, so a job would reach services that are closed to the internet.
+fn is_own(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let binds = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    // An address for documentation, which no machine has.
+    let nobodys: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    // Where the system lets programs bind any address, this tells nothing.
+    binds(address) && !binds(nobodys)
 }
 
 /// Connects to the first address that answers.
@@ -147,13 +174,18 @@ impl Upstream {
             host: authority.host().to_owned(),
             port: port_of(&uri),
             credentials,
+            is_failing: AtomicBool::new(false),
         })
     }
 
     /// Opens a tunnel to a host.
     async fn connect(&self, target: &Target) -> Result<TcpStream, Refusal> {
         let failed = |error: io::Error| {
-            tracing::warn!(%error, host = self.host, "proxy of --egress-upstream failed");
+            if self.is_failing.swap(true, Ordering::Relaxed) {
+                tracing::debug!(%error, host = self.host, "proxy of --egress-upstream failed again");
+            } else {
+                tracing::warn!(%error, host = self.host, "proxy of --egress-upstream failed");
+            }
             let detail = format!(
                 "{target} can't be reached through the proxy of this node's operator ({error}); ask them to check it"
             );
@@ -165,6 +197,7 @@ impl Upstream {
             .open_tunnel(&mut stream, target)
             .await
             .map_err(failed)?;
+        self.is_failing.store(false, Ordering::Relaxed);
         match status {
             200..=299 => Ok(stream),
             status => {
@@ -234,6 +267,18 @@ mod tests {
         }
         let both = networks(&["127.0.0.0/8", "::1/128"]);
         Route::Direct.connect(&target, &both).await.unwrap();
+    }
+
+    #[test]
+    fn own_addresses_are_known() {
+        for (address, own) in [
+            ("127.0.0.1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.0.2.7", false),
+            ("2001:db8::7", false),
+        ] {
+            assert_eq!(is_own(address.parse().unwrap()), own, "{address}");
+        }
     }
 
     #[tokio::test]

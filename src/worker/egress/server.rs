@@ -4,7 +4,7 @@
 //! without a place is told so at once. A head that is slow or large ends its connection, as everywhere.
 
 use super::{
-    Proxy,
+    FEW_CONNECTIONS, MAX_CONNECTIONS, Proxy,
     activity::IDLE_TIMEOUT,
     exchange::exchange,
     refusal::{Refusal, accept_of},
@@ -68,7 +68,13 @@ async fn accept_all(proxy: &Arc<Proxy>, listener: &TcpListener, stopped: &Shutdo
         let Some(place) = proxy.place() else {
             // No faster than requests: those that wait cost nothing here.
             proxy.rate.wait().await;
-            background::spawn("egress_turn_away", turn_away(stream));
+            // One that is not told is closed: descriptors are the node's, too.
+            if let Ok(turn) = Arc::clone(&proxy.turned_away).try_acquire_owned() {
+                background::spawn("egress_turn_away", async move {
+                    let _turn = turn;
+                    turn_away(stream).await;
+                });
+            }
             continue;
         };
         let (proxy, stopped) = (Arc::clone(proxy), stopped.clone());
@@ -108,6 +114,10 @@ impl Proxy {
     /// Place for one more connection; `None` where there is none.
     fn place(&self) -> Option<Place> {
         let own = Arc::clone(&self.room).try_acquire_owned().ok()?;
+        let used = MAX_CONNECTIONS.saturating_sub(self.room.available_permits());
+        if used > FEW_CONNECTIONS && self.node_room.available_permits() <= self.reserve {
+            return None;
+        }
         let of_node = Arc::clone(&self.node_room).try_acquire_owned().ok()?;
         Some([own, of_node])
     }

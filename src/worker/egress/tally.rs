@@ -111,6 +111,9 @@ pub(super) struct Meter {
     tally: Arc<Tally>,
     limit: Option<u64>,
     metrics: EgressMetrics,
+    /// Bytes of heads of plain HTTP since this worker began. They are in no sum, but a job could send all that it has
+    /// in them.
+    heads: AtomicU64,
 }
 
 impl Meter {
@@ -120,7 +123,13 @@ impl Meter {
             tally,
             limit: limit.map(|ByteSize(limit)| limit),
             metrics,
+            heads: AtomicU64::new(0),
         }
+    }
+
+    /// Counts the head of a request or of an answer, for the limit alone.
+    pub(super) fn add_head(&self, bytes: usize) {
+        self.heads.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Counts a request that is let through.
@@ -158,8 +167,9 @@ impl Meter {
 
     /// Limit of the job, where it has used more.
     pub(super) fn excess(&self) -> Option<ByteSize> {
-        let sent = self.tally.sent.load(Ordering::Relaxed);
-        let used = sent.saturating_add(self.tally.received.load(Ordering::Relaxed));
+        let counters = [&self.tally.sent, &self.tally.received, &self.heads];
+        let counts = counters.map(|counter| counter.load(Ordering::Relaxed));
+        let used = counts.into_iter().fold(0, u64::saturating_add);
         self.limit.filter(|limit| used > *limit).map(ByteSize)
     }
 }
@@ -182,6 +192,17 @@ mod tests {
         assert_eq!(meter.excess(), None);
         meter.add(Direction::Received, 1).unwrap_err();
         assert_eq!(meter.excess(), Some(ByteSize(100)));
+    }
+
+    #[test]
+    fn heads_count_for_limit_alone() {
+        let tally = Arc::default();
+        let meter = meter(&tally, 100);
+        meter.add_head(60);
+        meter.add(Direction::Sent, 40).unwrap();
+        meter.add_head(1);
+        assert_eq!(meter.excess(), Some(ByteSize(100)));
+        assert_eq!(tally.totals().bytes_sent, 40);
     }
 
     #[test]
