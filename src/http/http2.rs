@@ -102,14 +102,18 @@ where
     let mut served = pin!(served);
     tokio::select! {
         served = served.as_mut() => return served,
-        () = shutdown_requested(drain) => {
+        () = shutdown_requested(drain.clone()) => {
             served.as_mut().graceful_shutdown();
             return served.await;
         }
-        () = idle(open) => served.as_mut().graceful_shutdown(),
+        () = idle(open.clone()) => served.as_mut().graceful_shutdown(),
     }
-    // A client that does not answer is cut.
-    timeout(HEADER_TIMEOUT, served).await.unwrap_or(Ok(()))
+    // A request that has crossed the goodbye is answered, however long that takes. A client that stays without one is cut.
+    tokio::select! {
+        served = served.as_mut() => served,
+        () = shutdown_requested(drain) => served.await,
+        () = idle(open) => Ok(()),
+    }
 }
 
 /// Resolves when no stream has been open for [`IDLE_TIMEOUT`].
