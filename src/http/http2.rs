@@ -4,7 +4,7 @@
 //! stream counts as one more connection, so that a client gains nothing by HTTP/2: credentials are shown on each stream,
 //! and an account or a network has as many streams as it may have connections. The connection itself counts as waiting
 //! for a head while no stream is open, and as authorized once one of its streams is. The eviction of a stream ends its
-//! connection.
+//! connection; so none is evicted for a further stream of the same connection, which gets a 503.
 //!
 //! | as with HTTP/1.1 | here |
 //! |---|---|
