@@ -16,6 +16,8 @@ use zeroize::Zeroizing;
 
 /// Permissions by which others than the owner of a file read or change it.
 const OTHERS_MODE: u32 = 0o077;
+/// The same without those of its group, by which a process of another user may be let in.
+const STRANGERS_MODE: u32 = 0o007;
 /// Directories whose files are not the operator's to close: devices, and what a service manager or a container engine
 /// provides.
 const PROVIDED_DIRS: [&str; 4] = ["/dev", "/proc", "/run/secrets", "/run/credentials"];
@@ -90,13 +92,23 @@ fn exposure_warning(path: &Path) -> Option<String> {
     let is_provided = |path: &Path| PROVIDED_DIRS.iter().any(|dir| path.starts_with(dir));
     let given = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
     let meta = fs::metadata(&target).ok()?;
-    let is_exposed = meta.is_file() && meta.mode() & OTHERS_MODE != 0;
+    let user = rustix::process::geteuid().as_raw();
+    let is_own = meta.uid() == user;
+    // A file of another owner is read by way of its group, as mounts of containers and root:GROUP 0640 are.
+    let others = if is_own { OTHERS_MODE } else { STRANGERS_MODE };
+    let is_exposed = meta.is_file() && meta.mode() & others != 0;
     if !is_exposed || is_provided(&given) || is_provided(&target) {
         return None;
     }
     let (mode, path) = (meta.mode() & 0o777, path.display());
+    let fix = if is_own {
+        format!("with: chmod 600 {path}")
+    } else {
+        // Without the first command, this process could not read it any more.
+        format!("as root with: chown {user} {path} && chmod 600 {path}")
+    };
     Some(format!(
-        "other users of this machine may read the secret in {path} (mode {mode:04o}); close it with: chmod 600 {path}"
+        "other users of this machine may read the secret in {path} (mode {mode:04o}); close it {fix}"
     ))
 }
 

@@ -15,9 +15,8 @@
 //! body is still incomplete; then the oldest preemptible one (a reader of logs, which reconnects). Any other
 //! authorized request is never evicted. So one account gets only a share of the connections.
 //!
-//! The sole client of a listener counts for no network, since others may share its network.
-//!
-//! An open stream of [HTTP/2](super::http2) counts as a connection, besides the one that carries it.
+//! The sole client of a listener counts for no network, since others may share its network. An open stream of
+//! [HTTP/2](super::http2) counts as a connection, besides the one that carries it.
 
 use super::budget::Account;
 use crate::{
@@ -141,6 +140,20 @@ impl ConnectionLimiter {
         is_trusted: bool,
         now: Instant,
     ) -> Option<ConnectionPermit> {
+        self.acquire_beside(None, peer, is_trusted, now)
+    }
+
+    /// Same, for a stream on this connection, which is not evicted for it: that would end the stream as well.
+    pub(super) fn acquire_beside(
+        &self,
+        connection: Option<&ConnectionPermit>,
+        peer: IpAddr,
+        is_trusted: bool,
+        now: Instant,
+    ) -> Option<ConnectionPermit> {
+        let is_other = |entry: &OpenConnection| {
+            connection.is_none_or(|own| !Arc::ptr_eq(&own.eviction, &entry.eviction))
+        };
         let network = client_network(peer);
         let mut table = self.table.lock();
         let quarter = self.limit.div_ceil(4);
@@ -150,9 +163,11 @@ impl ConnectionLimiter {
             false => quarter.min(UNKNOWN_NETWORK_LIMIT),
         };
         if table.from.get(&network).copied().unwrap_or(0) >= share {
-            table.evict(|entry| entry.network == Some(network) && entry.is_stale(now))?;
+            table.evict(|entry| {
+                entry.network == Some(network) && entry.is_stale(now) && is_other(entry)
+            })?;
         } else if table.open.len() >= self.limit {
-            table.evict(|_| true)?;
+            table.evict(is_other)?;
         }
         let (id, eviction) = (table.next, Arc::new(Notify::new()));
         table.next += 1;
@@ -285,8 +300,7 @@ impl ConnectionPermit {
         self.authorize_at(Instant::now());
     }
 
-    /// Same as [`authorize`](Self::authorize), for an account. Fails with 503 where the account has too many
-    /// requests in flight.
+    /// Same, for an account. Fails with 503 where the account has too many requests in flight.
     pub(super) fn authorize_account(&self, account: Account) -> Result<(), Problem> {
         self.authorize_account_at(account, Instant::now())
     }
@@ -300,8 +314,10 @@ impl ConnectionPermit {
         }
         let own = table.open.values().filter(|entry| is_own(entry)).count();
         if own >= self.limiter.request_limit(account) {
-            let gone =
-                table.evict(|entry| is_own(entry) && (entry.is_stale(now) || entry.is_preemptible));
+            let gone = table.evict(|entry| {
+                let is_beside = Arc::ptr_eq(&self.eviction, &entry.eviction);
+                is_own(entry) && !is_beside && (entry.is_stale(now) || entry.is_preemptible)
+            });
             gone.ok_or_else(|| {
                 let text = "too many of your requests are in flight; send this one again when some are answered, and fewer at a time";
                 Problem::new(ProblemKind::Unavailable, text).retry_after(1)

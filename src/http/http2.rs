@@ -4,7 +4,7 @@
 //! stream counts as one more connection, so that a client gains nothing by HTTP/2: credentials are shown on each stream,
 //! and an account or a network has as many streams as it may have connections. The connection itself counts as waiting
 //! for a head while no stream is open, and as authorized once one of its streams is. The eviction of a stream ends its
-//! connection.
+//! connection; so none is evicted for a further stream of the same connection, which gets a 503.
 //!
 //! | as with HTTP/1.1 | here |
 //! |---|---|
@@ -102,14 +102,18 @@ where
     let mut served = pin!(served);
     tokio::select! {
         served = served.as_mut() => return served,
-        () = shutdown_requested(drain) => {
+        () = shutdown_requested(drain.clone()) => {
             served.as_mut().graceful_shutdown();
             return served.await;
         }
-        () = idle(open) => served.as_mut().graceful_shutdown(),
+        () = idle(open.clone()) => served.as_mut().graceful_shutdown(),
     }
-    // A client that does not answer is cut.
-    timeout(HEADER_TIMEOUT, served).await.unwrap_or(Ok(()))
+    // A request that has crossed the goodbye is answered, however long that takes. A client that stays without one is cut.
+    tokio::select! {
+        served = served.as_mut() => served,
+        () = shutdown_requested(drain) => served.await,
+        () = idle(open) => Ok(()),
+    }
 }
 
 /// Resolves when no stream has been open for [`IDLE_TIMEOUT`].

@@ -80,7 +80,12 @@ impl ListenerPolicy {
         connection: &Arc<ConnectionPermit>,
         peer: IpAddr,
     ) -> Option<ConnectionPermit> {
-        Some(self.acquire(peer)?.of_stream(connection))
+        let is_trusted = self.is_trusted_proxy(peer.to_canonical());
+        let beside = Some(connection.as_ref());
+        let permit = self
+            .limiter
+            .acquire_beside(beside, peer, is_trusted, Instant::now())?;
+        Some(permit.of_stream(connection))
     }
 
     /// Authority that a request names. Fails with 400 where HTTP/1.1 names none, and with 421 where a listener on

@@ -237,3 +237,33 @@ fn stream_counts_and_takes_its_connection_along() {
     let table = limiter.table.lock();
     assert!(table.open.is_empty() && table.from.is_empty());
 }
+
+#[test]
+fn stream_evicts_none_of_its_connection() {
+    let (limiter, now) = (ConnectionLimiter::new(16), Instant::now());
+    let peer = ip("192.0.2.1");
+    let connection = Arc::new(limiter.acquire(peer, true, now).unwrap());
+    let _open = connection.begin_request(false);
+    let stream = |now| {
+        let permit = limiter.acquire_beside(Some(connection.as_ref()), peer, true, now);
+        permit.map(|permit| Arc::new(permit.of_stream(&connection)))
+    };
+    let account = Account::Anonymous(peer);
+    let mut open = Vec::new();
+    // As many readers as an account may have, and then streams up to the limit of the listener.
+    for at in 0..15 {
+        let permit = stream(now).unwrap();
+        open.push(permit.begin_request(true));
+        if at < 3 {
+            permit.authorize_account(account).unwrap();
+            permit.mark_preemptible();
+        } else if at == 3 {
+            permit.authorize_account(account).unwrap_err();
+        }
+    }
+    // Bodies are overdue by then.
+    assert!(stream(now + 3 * BODY_GRACE_PERIOD).is_none());
+    assert!(!is_evicted(&connection));
+    assert!(limiter.acquire(ip("192.0.2.2"), true, now).is_some());
+    assert!(is_evicted(&connection));
+}

@@ -51,15 +51,16 @@ use std::time::Duration;
 pub const PROTOCOL: &str = "cynode-tunnel";
 /// Base of URLs of calls over a tunnel; its host is a name of nobody.
 pub const TUNNEL_URL: &str = "http://tunnel";
-/// Concurrent streams of one tunnel.
-const MAX_STREAMS: u32 = 256;
+/// Concurrent streams of one tunnel: twice as many as one user may have open, 128 readers of logs and 128 calls of sandboxes,
+/// so that nobody alone fills the tunnel of a node with readers that stall.
+const MAX_STREAMS: u32 = 512;
 /// Fewest concurrent streams that a peer may allow.
 const MIN_STREAMS: usize = 16;
 /// Bytes that may be under way on one stream.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that may be under way on all streams.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS * FRAME_ROOM;
-/// Room for small frames: 128 readers, the most of one user, may stall on streams full of frames of 60 bytes.
+/// Room for small frames: 256 readers, the most of one user, may stall on streams full of frames of 60 bytes.
 const FRAME_ROOM: u32 = 4;
 /// Bytes of one stream that wait to be sent.
 const SEND_BUFFER_BYTES: usize = 256 * 1024;

@@ -4,7 +4,8 @@
 //! with `Upgrade`. A 101 goes back as a 200, after which the stream is the connection of the other protocol.
 //!
 //! Each stream counts as a connection in the limits of the tunnel, so that long calls leave room for short ones, such as
-//! cancels.
+//! cancels. A reader of output that is evicted for another call has its answer end early, as its connection would elsewhere:
+//! otherwise it would keep its stream, and such readers could take all streams of the tunnel.
 
 use super::{
     CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_STREAMS, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER_BYTES,
@@ -16,16 +17,18 @@ use crate::{
     http::{
         connection_info::ConnectionInfo,
         listener_policy::ListenerPolicy,
-        response::{self, Response},
+        response::{self, Body, Response},
         router::Router,
         server::{Shutdown, handle_request, shutdown_requested},
         upgrade::UpgradeSlot,
     },
 };
-use futures_util::TryFutureExt as _;
+use bytes::Bytes;
+use futures_util::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use http::{HeaderValue, Method, StatusCode, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::{
-    body::Incoming,
+    body::{Body as HttpBody, Frame, Incoming, SizeHint},
     ext::Protocol,
     rt::{Read, Write},
     server::conn::http2,
@@ -34,9 +37,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::{
     convert::Infallible,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 use uuid::Uuid;
@@ -128,8 +133,45 @@ async fn answer<S: Send + Sync + 'static>(
                 () = shutdown_requested(shutdown) => {}
             }
         });
+    } else if answer.body().size_hint().exact().is_none() {
+        answer = answer.map(|body| {
+            let evicted = async move { permit.evicted().await }.fuse().boxed();
+            EvictableBody { body, evicted }.boxed_unsync()
+        });
     }
     Ok(answer)
+}
+
+/// Body of unknown length that ends with an error once its stream is evicted. A reader that stalls is not asked, and keeps
+/// its stream until it reads or leaves.
+struct EvictableBody {
+    body: Body,
+    /// Resolves once the stream is evicted, and only once.
+    evicted: BoxFuture<'static, ()>,
+}
+
+impl HttpBody for EvictableBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.evicted.as_mut().poll(context).is_ready() {
+            let error = io::Error::other("the stream was evicted for another call");
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Answer where too many calls are under way.

@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::http::{
-    client::Client, metrics::MetricsRegistry, request::Request, response, router::Router, upgrade,
+    budget::Account,
+    client::Client,
+    metrics::MetricsRegistry,
+    request::Request,
+    response::{self, Reply},
+    router::Router,
+    upgrade,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -35,6 +41,14 @@ struct State {
     /// Chunks that were sent by answers that never end.
     dripped: AtomicUsize,
     go_on: Notify,
+}
+
+/// Reader of output that says nothing more.
+async fn follow(_: Arc<State>, request: Request) -> Reply {
+    request.authorize(Account::SoleClient)?;
+    request.mark_preemptible();
+    let nothing = futures_util::stream::pending::<Bytes>();
+    Ok(response::stream("text/plain", nothing))
 }
 
 fn routes(state: Arc<State>) -> Router<State> {
@@ -75,6 +89,7 @@ fn routes(state: Arc<State>) -> Router<State> {
         .route(Method::GET, "/large", large)
         .route(Method::GET, "/empty", empty)
         .route(Method::GET, "/drip", drip)
+        .route(Method::GET, "/follow", follow)
         .route(Method::GET, "/echo", echo)
         .build(state, MetricsRegistry::default().requests("test"))
 }
@@ -236,7 +251,8 @@ async fn stalled_readers_hold_up_no_other_call() {
 
 #[tokio::test]
 async fn stalled_readers_of_small_frames_end_no_tunnel() {
-    const STREAMS: usize = 12;
+    // Their frames would cost more than half of a window without room for them.
+    const STREAMS: usize = 20;
     let state = Arc::<State>::default();
     let (client, connection, _stop) = connected_to(Arc::clone(&state)).await;
     crate::background::spawn("test_tunnel", run(connection));
@@ -257,6 +273,24 @@ async fn stalled_readers_of_small_frames_end_no_tunnel() {
         let next = reader.as_mut().unwrap().next().await;
         assert_eq!(next.unwrap().unwrap(), DRIP);
     }
+}
+
+#[tokio::test]
+async fn evicted_reader_leaves_its_stream() {
+    let (client, connection, _stop) = connected().await;
+    crate::background::spawn("test_tunnel", run(connection));
+    let open = async || {
+        let call = client.call(Method::GET, url("/follow")).bytes();
+        timeout(LIMIT, call).await.unwrap().unwrap()
+    };
+    // As many as may be in flight: seven eighths of all streams.
+    let mut readers = Vec::new();
+    for _ in 0..MAX_STREAMS / 8 * 7 {
+        readers.push(open().await);
+    }
+    let _one_more = open().await;
+    let ended = timeout(LIMIT, readers[0].next()).await;
+    ended.unwrap().unwrap_err();
 }
 
 #[tokio::test]
