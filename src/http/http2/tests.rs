@@ -144,8 +144,8 @@ async fn idle_connection_is_closed() {
     let peer = connected(&policy()).await;
     let (status, ..) = peer.call(Method::GET, "/wait", b"").await;
     assert_eq!(status, StatusCode::OK, "not while a stream is open");
-    let served = timeout(LIMIT, peer.served).await;
-    served.unwrap().unwrap().unwrap();
+    // Whether that is an error does not matter: both ends close at once.
+    let _ = timeout(LIMIT, peer.served).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
