@@ -386,4 +386,5 @@ fn sandbox_that_stays_reaches_its_hosts() {
         sandbox.exec(&own)["stdout"],
         "http://mine:1 http://127.0.0.1:3128\n"
     );
+    sandbox.delete();
 }
