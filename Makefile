@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 BINARY := $(TARGET)/$(HOST)/release/cynode
 
-.PHONY: help demo test setup build fmt lint unit it rootless test-tunnel test-soak test-chaos test-inference-clients test-inference-real bench bench-check test-fuzz fuzz-parsers fuzz-api install release clean
+.PHONY: help demo test setup build fmt lint unit it rootless test-egress-tools test-tunnel test-soak test-chaos test-inference-clients test-inference-real bench bench-check test-fuzz fuzz-parsers fuzz-api install release clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 31
@@ -65,6 +65,10 @@ test-inference-clients: setup ## Run the official OpenAI, Anthropic and Ollama c
 test-inference-real: setup ## Run the same clients with llama.cpp and a tiny model (PyPI)
 	$(CARGO) build --locked --example stand-in-ollama
 	python=$$(scripts/clients.sh --real) && CLIENTS_PYTHON="$$python" $(CARGO) test --locked --test it -- --ignored --nocapture official_clients::clients_work_with_real_model
+
+test-egress-tools: setup ## Run a real pip and Cargo in a sandbox whose hosts are on a list (root)
+	$(CARGO) build --locked
+	scripts/egress-tools.sh $(TARGET)/$(HOST)/debug/cynode
 
 bench: setup build ## Measure the performance and write docs/performance.md; BENCH chooses some (quarter of an hour)
 	@scripts/setup.sh --bench

@@ -175,7 +175,7 @@ fn unreachable_orchestrator_fails() {
     assert!(fix.contains("12082"), "{fix}");
     let report = corner.report(&["--orchestrator", orchestrator.control.address()]);
     let (_, fix) = report.check("orchestrator", "fail");
-    assert!(fix.contains("http://"), "{fix}");
+    assert!(fix.contains("https://"), "{fix}");
 }
 
 #[test]
