@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{collections::BTreeMap, fmt};
 use zeroize::Zeroizing;
 
-/// Most bytes of all secrets of one job: enough for keys and certificates, and little beside a job's command.
-pub const MAX_JOB_SECRET_BYTES: usize = 128 * 1024;
+/// Most bytes of all secrets of one job: as many as one may have. What masks them takes memory of the node by their bytes,
+/// outside of the job's limits.
+pub const MAX_JOB_SECRET_BYTES: usize = 64 * 1024;
 
 /// Value of a secret, which is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
