@@ -4,7 +4,6 @@ use super::{
     Api, DEADLINE, IMAGE, Process, cynode, encryption, eventually, image,
     process::{Done, run},
     server::{Server, ends_clean, is_a_server, role},
-    wire::Wire,
 };
 use serde_json::{Value, json};
 use std::{
@@ -274,22 +273,6 @@ impl Cluster {
         Self::start_all(addresses, &[], node)
     }
 
-    /// The same with a node that listens nowhere, and the wire by which it reaches the orchestrator.
-    pub(crate) fn start_dialed() -> (Self, Wire) {
-        let home = tempfile::tempdir().unwrap();
-        let orchestrator = Orchestrator::start(home.path(), &[]);
-        let wire = Wire::to(orchestrator.control.address());
-        let node = Node::dial(home.path(), "box", &wire.url, &[]);
-        wait_ready(&orchestrator);
-        let cluster = Self {
-            user: orchestrator.login(),
-            node,
-            orchestrator,
-            home,
-        };
-        (cluster, wire)
-    }
-
     fn start_all(addresses: [&str; 2], orchestrator: &[&str], node: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let orchestrator = if encryption::is_wanted(addresses[0], orchestrator) {
@@ -298,6 +281,11 @@ impl Cluster {
             Orchestrator::start_at(home.path(), addresses, orchestrator)
         };
         let node = Node::start(home.path(), "box", &orchestrator.control_url, node);
+        Self::of(home, orchestrator, node)
+    }
+
+    /// A node that has joined, once it takes jobs.
+    pub(super) fn of(home: TempDir, orchestrator: Orchestrator, node: Node) -> Self {
         wait_ready(&orchestrator);
         Self {
             user: orchestrator.login(),

@@ -1,6 +1,6 @@
 //! Tunnels that a test opens in place of a node: well, or frame by frame.
 
-use super::{DEADLINE, Orchestrator, raw::connect_to};
+use super::{Cluster, DEADLINE, Node, Orchestrator, raw::connect_to, wire::Wire};
 use cynode::{
     http::{
         metrics::MetricsRegistry,
@@ -34,6 +34,17 @@ const ACK: u8 = 1;
 /// Flags of frames that end their stream, and of those that end its head.
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEAD: u8 = 4;
+
+impl Cluster {
+    /// An orchestrator and a node that listens nowhere, and the wire by which it reaches the orchestrator.
+    pub(crate) fn start_dialed() -> (Self, Wire) {
+        let home = tempfile::tempdir().unwrap();
+        let orchestrator = Orchestrator::start(home.path(), &[]);
+        let wire = Wire::to(orchestrator.control.address());
+        let node = Node::dial(home.path(), "box", &wire.url, &[]);
+        (Self::of(home, orchestrator, node), wire)
+    }
+}
 
 /// Asks for a tunnel with this token: the connection, and the head of the answer. What follows was not read.
 pub(crate) fn ask(orchestrator: &Orchestrator, token: &str) -> (TcpStream, String) {
