@@ -27,6 +27,11 @@ pub(super) fn traffic(result: &TaskResult) -> Option<String> {
     traffic_of(last(result)?)
 }
 
+/// Last request that the proxy refused, with how many it refused.
+pub(super) fn refusal(result: &TaskResult) -> Option<String> {
+    refusal_of(last(result)?)
+}
+
 /// Files that should have been collected and were not.
 pub(super) fn skipped(result: &TaskResult) -> Option<String> {
     skipped_of(last(result)?)
@@ -36,6 +41,15 @@ pub(super) fn skipped(result: &TaskResult) -> Option<String> {
 pub(super) fn only_irregular(result: &TaskResult) -> bool {
     let skipped = last(result).and_then(|job| job.artifacts_skipped.as_ref());
     skipped.is_none_or(|skipped| skipped.count > 0 && skipped.count == skipped.irregular)
+}
+
+pub(super) fn refusal_of(job: &JobResult) -> Option<String> {
+    let totals = job.effective.as_ref()?.egress.as_ref()?;
+    let reason = clean(totals.last_refusal.as_deref()?);
+    Some(match totals.refused {
+        1 => reason,
+        count => format!("{reason} (the last of {count} refusals)"),
+    })
 }
 
 pub(super) fn reason_of(job: &JobResult) -> Option<String> {
@@ -62,12 +76,13 @@ pub(super) fn traffic_of(job: &JobResult) -> Option<String> {
         refused,
         bytes_sent,
         bytes_received,
-    } = job.effective.as_ref()?.egress?;
+        ..
+    } = job.effective.as_ref()?.egress.as_ref()?;
     let requests = match requests {
         1 => "1 request".to_owned(),
         count => format!("{count} requests"),
     };
-    let (sent, received) = (size(bytes_sent), size(bytes_received));
+    let (sent, received) = (size(*bytes_sent), size(*bytes_received));
     Some(format!(
         "{requests}, {refused} of them refused, {sent} sent, {received} received"
     ))
@@ -118,6 +133,22 @@ mod tests {
         let text = traffic_of(&job(&json!({ "effective": effective }))).unwrap();
         assert_eq!(text, "1 request, 0 of them refused, 3 B sent, 4 B received");
         assert_eq!(traffic_of(&job(&json!({}))), None);
+    }
+
+    #[test]
+    fn last_refusal_has_reason_and_number() {
+        let refused = |count| {
+            json!({"effective": {
+                "image_id": "i", "network": "none", "runtime": "default", "timeout_seconds": 1,
+                "egress": {
+                    "requests": 2, "refused": count, "bytes_sent": 0, "bytes_received": 0, "last_refusal": "no\nlist has it",
+                },
+            }})
+        };
+        let text = |count| refusal_of(&job(&refused(count))).unwrap();
+        assert!(!text(1).contains('\n'), "{}", text(1));
+        assert!(text(2).ends_with("(the last of 2 refusals)"), "{}", text(2));
+        assert_eq!(refusal_of(&job(&json!({}))), None);
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn rotate_key(client: &ClientFlags) -> Result<(), Failure> {
     ));
     if rotated.unreadable > 0 {
         print::note(&format!(
-            "{} secrets can't be decrypted with any key of the orchestrator; their users have to set them again.",
+            "{} secrets can't be decrypted with any key of the orchestrator: add the lines of keys/secrets.key in a backup to that file and restart it, or have their users set them again.",
             rotated.unreadable
         ));
     }

@@ -280,6 +280,9 @@ fn show_job(task: TaskStatus, job: &JobView) -> Result<(), Failure> {
     if let Some(traffic) = remarks::traffic_of(result) {
         print::line(&format!("traffic      {traffic}"))?;
     }
+    if let Some(refusal) = remarks::refusal_of(result) {
+        print::line(&format!("refused      {refusal}"))?;
+    }
     if result.oom_killed {
         print::line("oom killed   yes")?;
     }

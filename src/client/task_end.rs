@@ -151,6 +151,10 @@ pub(super) fn exit_like_task(
         print::json(result)?;
     }
     let (code, reason) = end_code(api, id, end, Some(result))?;
+    // Most programs print the number of the answer alone.
+    if let Some(refusal) = remarks::refusal(result) {
+        print::note(&format!("warning: the proxy refused a request: {refusal}"));
+    }
     match (end.status, reason.or_else(|| remarks::reason(result))) {
         // A command may survive the end of one of its processes.
         (TaskStatus::Completed, Some(reason)) => print::note(&format!("warning: {reason}")),

@@ -53,6 +53,8 @@ pub(super) fn get(args: &TaskArgs) -> Result<(), Failure> {
     let ended = ended_result(&mut api, &task)?;
     let traffic = ended.as_ref().and_then(remarks::traffic);
     pairs.extend(traffic.map(|traffic| ("traffic", traffic)));
+    let refusal = ended.as_ref().and_then(remarks::refusal);
+    pairs.extend(refusal.map(|refusal| ("refused", refusal)));
     pairs.extend(model(&task, ended.as_ref()).map(|model| ("model", model)));
     pairs.extend([
         ("priority", task.priority.to_string()),

@@ -96,6 +96,9 @@ pub struct AcceptedJob {
     /// Hosts that its sandbox may reach through the proxy; `None` where it may reach none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressSpec>,
+    /// Whether it was given secrets.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_secrets: bool,
 }
 
 /// Directory of one attempt. [`remove_on_drop`](Self::remove_on_drop) makes it go with the last reference.
@@ -218,8 +221,8 @@ impl Spool {
     }
 
     /// Records the sums of the proxy. They are no part of `result.json`, which the shim writes: only the worker counts.
-    pub fn write_egress_totals(&self, totals: EgressTotals) -> io::Result<()> {
-        self.write(EGRESS_FILE, &totals)
+    pub fn write_egress_totals(&self, totals: &EgressTotals) -> io::Result<()> {
+        self.write(EGRESS_FILE, totals)
     }
 
     /// Sums of the proxy; `None` where the job had none, or none were recorded.

@@ -127,6 +127,7 @@ impl Ledger {
             gpus: Vec::new(),
             inference: run.sandbox.use_inference == Some(true),
             egress: run.sandbox.egress.clone(),
+            has_secrets: !run.sandbox.secrets.is_empty(),
         };
         loop {
             let admission = self

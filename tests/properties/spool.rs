@@ -122,6 +122,7 @@ fn accepted() -> AcceptedJob {
         orchestrator_id: None,
         inference: false,
         egress: None,
+        has_secrets: false,
         task_id: TaskId::new(),
         job_id: JobId::new(),
         attempt: 7,

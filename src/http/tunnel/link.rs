@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Reason of a call while the node has no connection.
-pub const NOT_CONNECTED: &str = "its tunnel is not connected; it connects again by itself";
+pub const NOT_CONNECTED: &str =
+    "its tunnel is not connected; a node that runs connects again by itself";
 
 /// Sender of requests on one connection.
 pub(super) type Sender = SendRequest<NonEmptyFrames<CallBody>>;

@@ -4,6 +4,7 @@
 //! credentials. So only addresses of the internet are dialled, and those that an operator has named. What is no
 //! global unicast address by the registries of IANA is special, and so is an address that embeds a special one.
 
+use super::decision::MissingFrom;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,6 +34,17 @@ impl AddressPolicy {
         match embedded(address).into_iter().flatten().find_map(refused) {
             Some(kind) => Err(kind),
             None => Ok(()),
+        }
+    }
+
+    /// List of an operator that has no network with this address, the first that is asked: what a job is allowed comes
+    /// from the orchestrator.
+    pub(super) fn missing_from(&self, address: IpAddr) -> MissingFrom {
+        let address = address.to_canonical();
+        if self.job.iter().any(|network| network.contains(&address)) {
+            MissingFrom::Node
+        } else {
+            MissingFrom::Job
         }
     }
 

@@ -141,7 +141,7 @@ impl HttpBody for MeteredBody {
             self.activity.touch();
             if let Some(data) = frame.data_ref() {
                 let counted = self.meter.add(self.direction, data.len());
-                counted.inspect_err(|_| self.meter.count_cut())?;
+                counted.inspect_err(|_| self.meter.count_used_up())?;
             }
             Ok(frame)
         }))

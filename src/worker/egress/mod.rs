@@ -120,14 +120,19 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(ctx: &WorkerContext, tally: Arc<Tally>, allowed: &EgressSpec) -> Self {
+    fn new(ctx: &WorkerContext, job: &Job, allowed: &EgressSpec) -> Self {
         let EgressGateway {
             limits,
             route,
             room,
             reserve,
         } = &ctx.egress;
-        let metrics = ctx.metrics.egress.clone();
+        let meter = Meter::new(
+            Arc::clone(&job.egress),
+            allowed.max_bytes,
+            ctx.metrics.egress.clone(),
+            job.accepted.has_secrets,
+        );
         Self {
             lists: Lists::new(allowed.allow.clone(), limits.allow.clone()),
             addresses: AddressPolicy::new(
@@ -135,7 +140,7 @@ impl Proxy {
                 limits.allow_private.clone(),
             ),
             route: Arc::clone(route),
-            meter: Arc::new(Meter::new(tally, allowed.max_bytes, metrics)),
+            meter: Arc::new(meter),
             rate: Rate::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             node_room: Arc::clone(room),
@@ -168,7 +173,7 @@ pub(super) async fn serve(
     if let Err(error) = job.with_spool(move |spool| tally.restore(spool)).await {
         tracing::warn!(%error, "sums of the job's proxy not read; counting from zero");
     }
-    let proxy = Arc::new(Proxy::new(ctx, Arc::clone(&job.egress), allowed));
+    let proxy = Arc::new(Proxy::new(ctx, job, allowed));
     let (_stop, stopped) = watch::channel(false);
     for listener in listeners {
         let served = server::serve_listener(Arc::clone(&proxy), listener, stopped.clone());

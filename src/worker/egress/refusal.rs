@@ -75,10 +75,19 @@ impl Refusal {
     }
 
     /// Name that leads to a special address.
-    pub(super) fn special_address(target: &Target, address: IpAddr, kind: &str) -> Self {
+    pub(super) fn special_address(
+        target: &Target,
+        address: IpAddr,
+        kind: &str,
+        missing_from: MissingFrom,
+    ) -> Self {
+        let where_to = match missing_from {
+            MissingFrom::Job => "orchestrator",
+            MissingFrom::Node => "node, whose own list lacks it,",
+        };
         Self::forbidden(format!(
-            "{} leads to {address}, {kind}; if the job should reach it, ask the operator to start the orchestrator with \
-             --egress-allow-private {address}, and the node, too, where it has such a list",
+            "{} leads to {address}, {kind}; if the job should reach it, ask the operator to start the {where_to} with \
+             --egress-allow-private {address}",
             target.host
         ))
     }

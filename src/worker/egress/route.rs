@@ -120,7 +120,10 @@ async fn connect_directly(target: &Target, policy: &AddressPolicy) -> Result<Tcp
             }
             checked => checked,
         };
-        checked.map_err(|kind| Refusal::special_address(target, *address, kind))?;
+        checked.map_err(|kind| {
+            let missing_from = policy.missing_from(*address);
+            Refusal::special_address(target, *address, kind, missing_from)
+        })?;
     }
     dial(&found, target.port).await.map_err(|error| {
         let detail = format!(

@@ -139,6 +139,8 @@ async fn serve_connection(proxy: &Arc<Proxy>, stream: TcpStream) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
+        // A client may have sent all that it will.
+        .half_close(true)
         .serve_connection(TokioIo::new(Box::pin(stream)), service)
         .with_upgrades();
     if let Err(error) = served.await {
@@ -159,7 +161,7 @@ async fn respond(proxy: &Proxy, request: http::Request<Incoming>, tunnel: &Tunne
         Err(refusal) => refusal,
     };
     if refusal.is_by_rule {
-        proxy.meter.count_refused();
+        proxy.meter.count_refused(&refusal);
         // Not more: a job could repeat it.
         tracing::debug!(
             reason = refusal.detail,

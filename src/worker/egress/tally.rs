@@ -3,7 +3,7 @@
 //! They are counted here and saved now and then, so that a worker that is restarted goes on counting: what a killed
 //! worker counted in its last second is lost. They are final when the result is there.
 
-use super::metrics::EgressMetrics;
+use super::{metrics::EgressMetrics, refusal::Refusal};
 use crate::{
     api::{egress::EgressTotals, size::ByteSize},
     spool::Spool,
@@ -16,6 +16,9 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+
+/// Longest reason of a refusal that is kept, in characters.
+const MAX_REASON_CHARS: usize = 400;
 
 /// Direction of bytes, as the job sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +36,7 @@ pub(in crate::worker) struct Tally {
     refused: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
+    last_refusal: Mutex<Option<String>>,
     /// Held while the file is read or written.
     file: Mutex<FileState>,
 }
@@ -55,13 +59,14 @@ impl Tally {
             refused: value(&self.refused),
             bytes_sent: value(&self.sent),
             bytes_received: value(&self.received),
+            last_refusal: self.last_refusal.lock().clone(),
         }
     }
 
     /// Whether there are sums that were not saved yet; false while a save is under way.
     pub(super) fn has_changed(&self) -> bool {
         let file = self.file.try_lock();
-        file.is_some_and(|file| !file.is_final && file.saved != Some(self.totals()))
+        file.is_some_and(|file| !file.is_final && file.saved.as_ref() != Some(&self.totals()))
     }
 
     /// Adds the sums of an earlier worker. Reads a file.
@@ -86,6 +91,11 @@ impl Tally {
         ] {
             counter.fetch_add(value, Ordering::Relaxed);
         }
+        let mut last_refusal = self.last_refusal.lock();
+        if last_refusal.is_none() {
+            last_refusal.clone_from(&earlier.last_refusal);
+        }
+        drop(last_refusal);
         file.saved = Some(earlier);
     }
 
@@ -97,8 +107,8 @@ impl Tally {
         }
         self.restore_once(&mut file, spool);
         let totals = self.totals();
-        if file.saved != Some(totals) {
-            spool.write_egress_totals(totals)?;
+        if file.saved.as_ref() != Some(&totals) {
+            spool.write_egress_totals(&totals)?;
             file.saved = Some(totals);
         }
         file.is_final = is_final;
@@ -114,16 +124,25 @@ pub(super) struct Meter {
     /// Bytes of heads of plain HTTP since this worker began. They are in no sum, but a job could send all that it has
     /// in them.
     heads: AtomicU64,
+    /// Whether reasons of refusals are kept.
+    keeps_reasons: bool,
 }
 
 impl Meter {
-    /// Meter with a limit for both directions together.
-    pub(super) fn new(tally: Arc<Tally>, limit: Option<ByteSize>, metrics: EgressMetrics) -> Self {
+    /// Meter with a limit for both directions together. Reasons of refusals are kept but for a job that has secrets, which
+    /// could be in what it asks for.
+    pub(super) fn new(
+        tally: Arc<Tally>,
+        limit: Option<ByteSize>,
+        metrics: EgressMetrics,
+        has_secrets: bool,
+    ) -> Self {
         Self {
             tally,
             limit: limit.map(|ByteSize(limit)| limit),
             metrics,
             heads: AtomicU64::new(0),
+            keeps_reasons: !has_secrets,
         }
     }
 
@@ -139,15 +158,26 @@ impl Meter {
     }
 
     /// Counts a request that is refused.
-    pub(super) fn count_refused(&self) {
+    pub(super) fn count_refused(&self, refusal: &Refusal) {
         self.tally.requests.fetch_add(1, Ordering::Relaxed);
-        self.count_cut();
+        self.count_cut(&refusal.detail);
     }
 
     /// Counts the refusal of a request that was let through at first: its connection is cut by a rule.
-    pub(super) fn count_cut(&self) {
+    pub(super) fn count_cut(&self, reason: &str) {
+        if self.keeps_reasons {
+            let reason = reason.chars().take(MAX_REASON_CHARS).collect();
+            *self.tally.last_refusal.lock() = Some(reason);
+        }
         self.tally.refused.fetch_add(1, Ordering::Relaxed);
         self.metrics.refused.inc();
+    }
+
+    /// Counts a connection that is cut where the job has used all bytes that it may.
+    pub(super) fn count_used_up(&self) {
+        if let Some(limit) = self.excess() {
+            self.count_cut(&Refusal::used_up(limit).detail);
+        }
     }
 
     /// Counts bytes. Fails where the job has had more than it may.
@@ -181,7 +211,7 @@ mod tests {
 
     fn meter(tally: &Arc<Tally>, limit: u64) -> Meter {
         let metrics = EgressMetrics::new(&MetricsRegistry::default());
-        Meter::new(Arc::clone(tally), Some(ByteSize(limit)), metrics)
+        Meter::new(Arc::clone(tally), Some(ByteSize(limit)), metrics, false)
     }
 
     #[test]
@@ -192,6 +222,18 @@ mod tests {
         assert_eq!(meter.excess(), None);
         meter.add(Direction::Received, 1).unwrap_err();
         assert_eq!(meter.excess(), Some(ByteSize(100)));
+    }
+
+    #[test]
+    fn reasons_are_kept_but_for_jobs_with_secrets() {
+        let metrics = EgressMetrics::new(&MetricsRegistry::default());
+        for (has_secrets, expected) in [(false, Some(MAX_REASON_CHARS)), (true, None)] {
+            let tally = Arc::<Tally>::default();
+            let meter = Meter::new(Arc::clone(&tally), None, metrics.clone(), has_secrets);
+            meter.count_cut(&"ü".repeat(MAX_REASON_CHARS + 1));
+            let reason = tally.totals().last_refusal;
+            assert_eq!(reason.map(|reason| reason.chars().count()), expected);
+        }
     }
 
     #[test]
@@ -212,7 +254,7 @@ mod tests {
         let first = Arc::<Tally>::default();
         let counted = meter(&first, 100);
         counted.count_allowed();
-        counted.count_refused();
+        counted.count_cut("not listed");
         counted.add(Direction::Sent, 60).unwrap();
         first.save(&spool, false).unwrap();
 
@@ -225,14 +267,15 @@ mod tests {
         counted.add(Direction::Received, 50).unwrap_err();
         second.save(&spool, false).unwrap();
         let totals = EgressTotals {
-            requests: 3,
+            requests: 2,
             refused: 1,
             bytes_sent: 60,
             bytes_received: 50,
+            last_refusal: Some("not listed".to_owned()),
         };
         assert_eq!(
             spool.egress_totals().unwrap(),
-            Some(totals),
+            Some(totals.clone()),
             "the last is final"
         );
 

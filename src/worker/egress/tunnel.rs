@@ -52,8 +52,9 @@ impl PendingTunnel {
             let hello = match read_hello(&mut client, &target.host).await {
                 Ok(hello) => hello,
                 Err(fault) => {
-                    proxy.meter.count_cut();
                     let reason = hello_text(fault);
+                    let kept = format!("tunnel to {target} cut: {reason}");
+                    proxy.meter.count_cut(&kept);
                     // Not more: a job could repeat it.
                     tracing::debug!(%target, reason, "tunnel of a job refused");
                     return;
@@ -65,9 +66,7 @@ impl PendingTunnel {
             }
         }
         if let Err(error) = pass_on(client, server, &proxy.meter).await {
-            if proxy.meter.excess().is_some() {
-                proxy.meter.count_cut();
-            }
+            proxy.meter.count_used_up();
             tracing::debug!(%target, %error, "tunnel of a job ended early");
         }
     }
@@ -144,7 +143,7 @@ mod tests {
 
     fn meter(limit: u64) -> Meter {
         let metrics = EgressMetrics::new(&MetricsRegistry::default());
-        Meter::new(Arc::default(), Some(ByteSize(limit)), metrics)
+        Meter::new(Arc::default(), Some(ByteSize(limit)), metrics, false)
     }
 
     async fn connected() -> (TcpStream, TcpStream) {

@@ -47,6 +47,7 @@ pub(in crate::worker) fn accepted(job_id: JobId, attempt: u32) -> AcceptedJob {
         gpus: Vec::new(),
         inference: false,
         egress: None,
+        has_secrets: false,
     }
 }
 
