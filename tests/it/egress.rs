@@ -85,8 +85,13 @@ fn job_reaches_listed_host_without_a_network() {
     );
     let result = run(&cluster, &[&name], &script);
     assert_eq!(result["stdout"], "hello\nlo\n6\nrefused\n", "{result}");
-    let totals = json!({"requests": 2, "refused": 1, "bytes_sent": 0, "bytes_received": 5});
-    assert_eq!(result["effective"]["egress"], totals, "{result}");
+    let totals = &result["effective"]["egress"];
+    let refusal = totals["last_refusal"].as_str().unwrap_or_default();
+    assert!(refusal.contains("other.example"), "{result}");
+    let wanted = json!({
+        "requests": 2, "refused": 1, "bytes_sent": 0, "bytes_received": 5, "last_refusal": refusal,
+    });
+    assert_eq!(*totals, wanted);
     assert_eq!(result["effective"]["network"], "none");
 
     let call = &calls.all()[0];
