@@ -18,7 +18,7 @@ fn task() -> Value {
 /// A task that reaches hosts.
 fn task_with_hosts() -> Value {
     json!({
-        "script": "x", "network_policy": "allowlist",
+        "command": ["x"], "network_policy": "allowlist",
         "egress": {"allow": ["a.example", "*.b.example:443"], "profiles": ["python"]},
     })
 }
