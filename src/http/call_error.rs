@@ -8,7 +8,7 @@ use crate::{
 };
 use http::StatusCode;
 use hyper_util::client::legacy;
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 /// Error of a call to another role.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,11 @@ impl CallError {
 
 /// Error of a call that got no answer.
 pub(super) fn not_sent(url: &str, error: &legacy::Error) -> CallError {
+    no_answer(url, error, !error.is_connect())
+}
+
+/// The same for an error of any source.
+pub(super) fn no_answer(url: &str, error: &(dyn Error + 'static), connected: bool) -> CallError {
     if let Some(untrusted) = Untrusted::find(error) {
         return CallError::Untrusted {
             url: url.to_owned(),
@@ -121,7 +126,7 @@ pub(super) fn not_sent(url: &str, error: &legacy::Error) -> CallError {
         url: url.to_owned(),
         // hyper's own texts say little; their sources say more.
         reason: tls::reason(error).unwrap_or_else(|| errors::chain(error)),
-        connected: !error.is_connect(),
+        connected,
     }
 }
 

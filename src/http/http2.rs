@@ -164,7 +164,7 @@ fn no_room() -> Response {
 }
 
 /// Makes a request of HTTP/2 one that a router for HTTP/1.1 knows.
-fn make_http1<B>(request: &mut http::Request<B>) {
+pub(super) fn make_http1<B>(request: &mut http::Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     let host = request.uri().authority();
     let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());

@@ -3,19 +3,19 @@
 use super::PROTOCOL;
 use crate::{
     api::{INSTANCE_HEADER, nodes::Reach},
-    background, errors,
+    background,
     http::{
-        call_error::{CallError, malformed},
+        call_error::{CallError, malformed, no_answer},
         client::{CallBody, refusal, whole},
         resolve::{AddressGuard, Connector},
         transport::connector,
     },
-    tls::{self, Trust, Untrusted},
+    tls::Trust,
 };
 use bytes::Bytes;
 use http::{StatusCode, Uri, header};
 use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
@@ -51,12 +51,8 @@ impl Dialer {
         let request = request(&uri, &identity);
         let request = request.map_err(|error| malformed(url, error.to_string()))?;
         let connected = self.0.clone().oneshot(uri).await;
-        let stream = connected.map_err(|error| not_connected(url, &*error))?;
-        let broken = |error: hyper::Error| CallError::Transport {
-            url: url.to_owned(),
-            reason: tls::reason(&error).unwrap_or_else(|| errors::chain(&error)),
-            connected: true,
-        };
+        let stream = connected.map_err(|error| no_answer(url, &*error, false))?;
+        let broken = |error: hyper::Error| no_answer(url, &error, true);
         let handshake = http1::handshake::<_, CallBody>(stream).await;
         let (mut sender, connection) = handshake.map_err(broken)?;
         background::spawn("tunnel_dial", async move {
@@ -98,20 +94,4 @@ fn request(uri: &Uri, identity: &DialIdentity<'_>) -> http::Result<http::Request
         request = request.header(INSTANCE_HEADER, instance);
     }
     request.body(whole(Bytes::new()))
-}
-
-/// Error of a connection that was not made.
-fn not_connected(url: &str, error: &(dyn Error + Send + Sync + 'static)) -> CallError {
-    let error: &(dyn Error + 'static) = error;
-    if let Some(untrusted) = Untrusted::find(error) {
-        return CallError::Untrusted {
-            url: url.to_owned(),
-            untrusted: Box::new(untrusted.clone()),
-        };
-    }
-    CallError::Transport {
-        url: url.to_owned(),
-        reason: tls::reason(error).unwrap_or_else(|| errors::chain(error)),
-        connected: false,
-    }
 }

@@ -16,6 +16,7 @@ use crate::{
     background,
     http::{
         connection_info::ConnectionInfo,
+        http2::make_http1,
         listener_policy::ListenerPolicy,
         response::{self, Body, Response},
         router::Router,
@@ -25,7 +26,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::{
     body::{Body as HttpBody, Frame, Incoming, SizeHint},
@@ -110,7 +111,7 @@ async fn answer<S: Send + Sync + 'static>(
     let Some(permit) = policy.acquire(connection.peer.ip()).map(Arc::new) else {
         return Ok(no_room());
     };
-    make_http1(&mut request);
+    make_request(&mut request);
     let upgrade = UpgradeSlot::default();
     let handled = handle_request(
         policy,
@@ -181,14 +182,9 @@ fn no_room() -> Response {
     response::problem(&problem, &Uuid::now_v7().to_string())
 }
 
-/// Makes a request of HTTP/2 one that a router for HTTP/1.1 knows.
-fn make_http1<B>(request: &mut http::Request<B>) {
-    *request.version_mut() = Version::HTTP_11;
-    let host = request.uri().authority();
-    let host = host.and_then(|host| HeaderValue::from_str(host.as_str()).ok());
-    if let Some(host) = host {
-        request.headers_mut().insert(header::HOST, host);
-    }
+/// Makes a request on a tunnel one that a router for HTTP/1.1 knows, also where it asks for another protocol.
+fn make_request<B>(request: &mut http::Request<B>) {
+    make_http1(request);
     let protocol = request.extensions_mut().remove::<Protocol>();
     let protocol = protocol.filter(|_| *request.method() == Method::CONNECT);
     let protocol = protocol.and_then(|name| HeaderValue::from_str(name.as_str()).ok());
