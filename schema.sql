@@ -1,4 +1,4 @@
--- The database of the orchestrator: schema version 10.
+-- The database of the orchestrator: schema version 13.
 --
 -- SQLite stands in for PostgreSQL, so types and names are those that PostgreSQL would use:
 -- ids are uuid text, times are integer milliseconds since 1970 (UTC), flags are 0 or 1,
@@ -95,7 +95,8 @@ CREATE TABLE join_tokens (
     created_by    TEXT NOT NULL REFERENCES users (id),
     created_at    INTEGER NOT NULL,
     expires_at    INTEGER NOT NULL,              -- for new nodes
-    removed_at    INTEGER                        -- NULL while its nodes may register again
+    removed_at    INTEGER,                       -- NULL while its nodes may register again
+    url           TEXT                           -- of the control plane, as the token holds it; NULL before version 13
 ) STRICT, WITHOUT ROWID;
 
 -- Nodes that joined by a token: a machine and its slug count once, and may register again.

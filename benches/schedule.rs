@@ -129,7 +129,9 @@ impl Stage {
             };
             let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
             let by = self.users[n / 10 % USERS];
-            let created = self.store.task_create(by, spec, None, LIMITS, Time::now());
+            let created = self
+                .store
+                .task_create(by, spec, None, LIMITS, None, Time::now());
             assert!(matches!(created.await.unwrap(), CreateOutcome::Created(_)));
         });
         tasks.buffer_unordered(WRITERS).collect::<Vec<()>>().await;

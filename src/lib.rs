@@ -50,9 +50,10 @@
 //! | execs, files and terminals of sandboxes that stay | `orchestrator/sandboxes/` (users), `worker/sessions/` (Worker API), `worker/session/` (in the shim), `sandbox_files/` (inside) |
 //! | snapshots of sandboxes | `worker/snapshots/`, `engine/snapshots.rs`, `engine/copy_tree.rs` |
 //! | models inside of a sandbox | `sandbox_init/listeners.rs`, `sandbox/listeners.rs`, `worker/sandbox_listeners.rs`, `worker/sandbox_inference.rs`, `orchestrator/control_plane/inference.rs` |
-//! | hosts that jobs may reach | lists: `api/egress/`; operator: `orchestrator/egress.rs`; node: `worker/egress/` |
+//! | hosts that jobs may reach | lists: `api/egress/`; operator: `orchestrator/egress.rs`; node: `worker/egress/`; events in the job's log: `worker/egress/notices.rs`, `worker/notes.rs`; cache of downloads: `worker/egress/cache/` |
 //! | live logs | `orchestrator/logs/streamer.rs`, fed by `worker/event_stream.rs` |
 //! | secrets of jobs | stored: `identity/secrets.rs`, `identity/secret_keys.rs`; sent: `orchestrator/dispatch/request.rs`; given to the command: `worker/job_shim.rs`; masked in output: `worker/masking/` |
+//! | secrets that a job does not see | `worker/edge/`; in requests: `worker/egress/exchange.rs`; inside of TLS: `worker/egress/terminate.rs`; kept for the next process: `sandbox/access.rs`; trust in the sandbox: `sandbox_init/authority.rs` |
 //! | join tokens | text: `api/nodes/join_token.rs`; User API: `orchestrator/join_tokens.rs`; checks: `identity/nodes.rs`, `store/types/join_tokens.rs`; at a node: `roles/credentials.rs` |
 //! | TLS of the orchestrator | which listeners: `orchestrator/encryption.rs`; `tls/server.rs`, `tls/certificate.rs`, `http/handshake.rs`; HTTP/2: `http/http2.rs`; plain HTTP at such a port: `http/tls_only.rs` |
 //! | tunnels of nodes | `http/tunnel/` (flow control, both ends), `orchestrator/tunnels.rs`, `node/tunnel.rs`; which way is taken: `node/register/ways.rs`, `orchestrator/node_address.rs` |
@@ -80,6 +81,8 @@
 //! - **spool**: the directory of an attempt at its node. The **ledger** is the worker's index of spools; a
 //!   **tombstone** records an attempt that was deleted, so that it never runs again.
 //! - **lane**: the queued jobs of one user with the same requirements; the scheduler reads lanes from their heads.
+//! - **edge**: the proxy of a sandbox, where secrets enter the requests of a job that never sees them. The job has a
+//!   **placeholder** for each. To **terminate** the TLS of a host is to open it there.
 //! - **placement**: what a job requires of a node, and the nodes that refused it.
 //! - **lease**: how long a silent node keeps its jobs. After that, another node is **offered** the next attempt.
 //! - **content**: bytes by their SHA-256. An **artifact** is a content with a name and an owner: an upload, or a file that

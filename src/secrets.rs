@@ -84,7 +84,7 @@ pub fn take_exposure_warnings() -> Vec<String> {
 
 /// Warning about a file of a secret that others can read; `None` where they can't, and for stdin, pipes and files that
 /// are not the operator's to close.
-fn exposure_warning(path: &Path) -> Option<String> {
+pub fn exposure_warning(path: &Path) -> Option<String> {
     if path == Path::new("-") {
         return None;
     }
@@ -141,17 +141,52 @@ fn read(
 
 fn read_stdin(flag: &str) -> io::Result<Zeroizing<String>> {
     if terminal::is_interactive() {
-        return terminal::ask_secret(&format!("Secret for {flag}: "));
+        return terminal::ask_secret(&format!("{}: ", name_of(flag)));
     }
     let mut text = Zeroizing::new(String::new());
     io::stdin().lock().read_to_string(&mut text)?;
     Ok(text)
 }
 
+/// Name of the secret that a flag, variable or setting is for, as a prompt shows it.
+fn name_of(flag: &str) -> String {
+    let flag = flag.to_ascii_lowercase();
+    let has = |word: &str| flag.contains(word);
+    let name = if has("psk") {
+        "Pre-shared key"
+    } else if has("join") {
+        "Join token"
+    } else if has("new-password") {
+        "New password"
+    } else if has("password") {
+        "Password"
+    } else if has("token") {
+        "Token"
+    } else {
+        return format!("Secret for {flag}");
+    };
+    name.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn prompt_names_secret() {
+        for (flag, name) in [
+            ("--psk-file", "Pre-shared key"),
+            ("CYNODE_PSK_FILE", "Pre-shared key"),
+            ("orchestrator.join_file", "Join token"),
+            ("--new-password-file", "New password"),
+            ("--admin-password-file", "Password"),
+            ("--token-file", "Token"),
+            ("--other", "Secret for --other"),
+        ] {
+            assert_eq!(name_of(flag), name);
+        }
+    }
 
     #[test]
     fn readable_file_of_secret_is_named() {

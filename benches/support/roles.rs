@@ -101,8 +101,13 @@ pub struct System {
 impl System {
     /// Starts an orchestrator alone.
     pub fn orchestrator(home: &Path) -> Self {
+        Self::orchestrator_with(home, &[])
+    }
+
+    /// The same with flags of its own.
+    pub fn orchestrator_with(home: &Path, flags: &[&str]) -> Self {
         let data_dir = home.join("orchestrator");
-        let orchestrator = Process::spawn(&mut orchestrator(&data_dir));
+        let orchestrator = Process::spawn(orchestrator(&data_dir).args(flags));
         let gateway = address(&data_dir, "gateway");
         Self {
             node: None,

@@ -154,7 +154,7 @@ pub struct SandboxSpec {
     /// Times of a sandbox that stays and runs [execs](super::sandboxes::exec): it has no command of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionSpec>,
-    /// Secrets whose values become variables: their names alone.
+    /// Secrets whose values become variables, or go into requests: their names alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretRef>,
     /// Whether values of secrets are masked in output; true where absent.

@@ -254,6 +254,9 @@ pub struct TaskLogsArgs {
     /// Show only this stream
     #[arg(long, value_name = "STREAM")]
     pub stream: Option<OutputStream>,
+    /// Show also, on stderr, which hosts the task asked for; with --output json, one event per line
+    #[arg(long, conflicts_with = "stream")]
+    pub events: bool,
 }
 
 #[derive(Subcommand, Debug)]

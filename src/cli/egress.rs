@@ -1,8 +1,8 @@
 //! Flags about the network of jobs: of the operator, of nodes, and of new tasks and sandboxes.
 
-use super::{files::parse_byte_size, parse_network};
+use super::{SecretFlags, files::parse_byte_size, parse_network, parse_size};
 use crate::api::{
-    egress::{AllowedEntry, Egress, EgressPattern, Profile},
+    egress::{AllowedEntry, Egress, EgressPattern, HostPort, InvalidEntry, Profile},
     jobs::NetworkPolicy,
     size::ByteSize,
 };
@@ -85,6 +85,10 @@ pub struct UpstreamFlags {
         value_name = "URL"
     )]
     pub egress_upstream: Option<String>,
+    /// Keep this much of what jobs download for later jobs, such as 5GiB: of plain HTTP, and of HTTPS that a job lets the
+    /// proxy read; the host confirms each use; 16MiB or more [default: off]
+    #[arg(long, env = "CYNODE_EGRESS_CACHE", value_name = "SIZE", value_parser = parse_size)]
+    pub egress_cache: Option<u64>,
 }
 
 /// Hosts that a new task or sandbox may reach.
@@ -98,31 +102,72 @@ pub struct EgressFlags {
     /// to the proxy. The operator has to allow the host, too.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_pattern)]
     pub allow: Vec<EgressPattern>,
-    /// Let the command reach the hosts that these tools need: python, node, rust, debian, models, git; repeatable
+    /// Let the command reach the hosts that these tools need: python, node, rust, debian, alpine, models, git; repeatable
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_profile)]
     pub egress_profile: Vec<Profile>,
+    /// Let the command reach this host, and let the proxy open its TLS, so that it sees the requests: api.example.com, or
+    /// api.example.com:8443; repeatable
+    ///
+    /// The command gets certificates of an authority that is made for its sandbox alone; SSL_CERT_FILE and its like name that
+    /// authority. The node checks the certificate of the host. --secret NAME@HOST implies it.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = parse_host)]
+    pub egress_terminate: Vec<HostPort>,
 }
 
 impl EgressFlags {
-    /// Network policy and hosts that the flags ask for.
-    pub fn into_fields(self) -> (Option<NetworkPolicy>, Option<Egress>) {
-        if self.allow.is_empty() && self.egress_profile.is_empty() {
-            return (None, None);
-        }
-        let egress = Egress {
+    /// Network policy and hosts that the flags ask for, those that get `secrets` among them.
+    pub fn into_fields(self, secrets: &SecretFlags) -> (Option<NetworkPolicy>, Option<Egress>) {
+        let mut egress = Egress {
             allow: self.allow,
             profiles: self.egress_profile,
+            terminate: self.egress_terminate,
         };
+        for host in secrets.hosts_with_tls() {
+            if !egress.terminate.contains(host) {
+                egress.terminate.push(host.clone());
+            }
+        }
+        let named = egress.terminate.iter().chain(secrets.hosts());
+        for host in named.cloned().collect::<Vec<_>>() {
+            // An entry of the user that has the host says it already.
+            if !egress.has(&host) {
+                egress.allow.push(EgressPattern::from(&host));
+            }
+        }
+        if egress == Egress::default() {
+            return (None, None);
+        }
         (Some(NetworkPolicy::Allowlist), Some(egress))
     }
 }
 
 /// Parses an entry of an operator's list.
 pub(crate) fn parse_entry(text: &str) -> Result<AllowedEntry, String> {
-    text.parse().map_err(|error| format!("this entry {error}"))
+    text.parse()
+        .map_err(|error: InvalidEntry| match confusion(text) {
+            Some(confusion) => format!("this entry {confusion}"),
+            None => format!("this entry {error}"),
+        })
+}
+
+/// What an entry that is none seems to be meant as.
+fn confusion(text: &str) -> Option<&'static str> {
+    if text.starts_with(['"', '\'']) {
+        Some("has quotation marks; leave them out")
+    } else if text.starts_with("*:") {
+        Some("has * with a port; * alone stands for all hosts, at all ports")
+    } else if text.contains('/') && text.parse::<IpNet>().is_ok() {
+        Some("is a network; write names of hosts here, and networks in --egress-allow-private")
+    } else {
+        None
+    }
 }
 
 fn parse_pattern(text: &str) -> Result<EgressPattern, String> {
+    text.parse().map_err(|error| format!("this host {error}"))
+}
+
+fn parse_host(text: &str) -> Result<HostPort, String> {
     text.parse().map_err(|error| format!("this host {error}"))
 }
 
@@ -149,18 +194,53 @@ pub(crate) fn parse_upstream(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::secrets::parse_secret;
+    use serde_json::json;
 
     #[test]
     fn flags_imply_allowlist() {
-        assert_eq!(EgressFlags::default().into_fields(), (None, None));
+        let secrets = SecretFlags::default();
+        let none = EgressFlags::default().into_fields(&secrets);
+        assert_eq!(none, (None, None));
         let flags = EgressFlags {
             allow: vec!["a.b".parse().unwrap()],
             egress_profile: vec![Profile::Git],
+            egress_terminate: Vec::new(),
         };
-        let (policy, egress) = flags.into_fields();
+        let (policy, egress) = flags.into_fields(&secrets);
         assert_eq!(policy, Some(NetworkPolicy::Allowlist));
         let egress = egress.unwrap();
         assert_eq!((egress.allow.len(), egress.profiles.len()), (1, 1));
+    }
+
+    #[test]
+    fn named_hosts_are_allowed() {
+        let hosts = [
+            "a.b",
+            "c.d:80",
+            "e.f:8443",
+            "x.g.h",
+            "a.b",
+            "http://k.l:8080",
+        ];
+        let secret = |host| parse_secret(&format!("A@{host}")).unwrap();
+        let secrets = SecretFlags {
+            secret: hosts.map(secret).into(),
+            no_mask: false,
+        };
+        let flags = EgressFlags {
+            allow: vec!["*.g.h".parse().unwrap()],
+            egress_profile: vec![Profile::Python],
+            egress_terminate: vec!["pypi.org".parse().unwrap(), "i.j".parse().unwrap()],
+        };
+        let (policy, egress) = flags.into_fields(&secrets);
+        assert_eq!(policy, Some(NetworkPolicy::Allowlist));
+        let expected = json!({
+            "allow": ["*.g.h", "i.j:443", "a.b:443", "e.f:8443", "c.d:80", "k.l:8080"],
+            "profiles": ["python"],
+            "terminate": ["pypi.org", "i.j", "a.b", "e.f:8443", "x.g.h"],
+        });
+        assert_eq!(serde_json::to_value(egress).unwrap(), expected);
     }
 
     #[test]
@@ -199,6 +279,17 @@ mod tests {
     fn errors_name_expected_form() {
         let error = parse_entry("10.0.0.1").unwrap_err();
         assert!(error.starts_with("this entry is an IP address"), "{error}");
+        for (text, part) in [
+            ("10.0.0.0/8", "this entry is a network; "),
+            ("fd00::/8", "this entry is a network; "),
+            ("*:443", "this entry has * with a port; "),
+            ("'*'", "this entry has quotation marks; "),
+            ("\"a.b\"", "this entry has quotation marks; "),
+            ("a.b/8", "this entry is not a valid name"),
+        ] {
+            let error = parse_entry(text).unwrap_err();
+            assert!(error.starts_with(part), "{error}");
+        }
         let error = parse_pattern("https://a.b").unwrap_err();
         assert!(
             error.starts_with("this host is not a valid name"),
@@ -207,7 +298,7 @@ mod tests {
         let error = parse_profile("perl").unwrap_err();
         assert_eq!(
             error,
-            "expected one of python, node, rust, debian, models, git"
+            "expected one of python, node, rust, debian, alpine, models, git"
         );
     }
 }

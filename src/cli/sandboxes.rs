@@ -36,6 +36,8 @@ pub enum SandboxCommand {
     Ls(SandboxLsArgs),
     /// Print the output of a command in a sandbox
     Logs(SandboxLogsArgs),
+    /// Show which hosts the commands in a sandbox asked for
+    Events(SandboxEventsArgs),
     /// Give a sandbox a new lifetime, counted from now
     Renew(SandboxRenewArgs),
     /// Remove sandboxes with all that is in them
@@ -249,6 +251,18 @@ pub struct SandboxLogsArgs {
     /// Id of the exec [default: the latest]
     pub exec: Option<String>,
     /// Follow the output until the command ends, and exit with its exit code
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Begin each line with its time
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct SandboxEventsArgs {
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    /// Follow the events until the sandbox ends
     #[arg(long, short)]
     pub follow: bool,
     /// Begin each line with its time

@@ -1,11 +1,25 @@
-//! Failures to reach the orchestrator, in plain sentences.
+//! Connections to the orchestrator that fail or can be read, in plain sentences.
 
+use super::print;
 use crate::{
     exit::{Exit, Failure},
     tls::{self, Cause, Untrusted},
 };
 use std::io::ErrorKind;
 use ureq::Error;
+
+/// Part of the text of the error about an answer `100 Continue` with headers, which only a second one has.
+const REPEATED_CONTINUE: &str = "headers with 100-continue";
+
+/// Warns where others can read on the network what goes to the gateway at `url`; `what` names it.
+pub(super) fn warn_if_exposed(url: &str, what: &str) {
+    if tls::is_exposed(url) {
+        print::note(&format!(
+            "warning: {url} is not encrypted: {what} can be read on the network; start the orchestrator without --tls off \
+             and write https:// in the URL"
+        ));
+    }
+}
 
 /// Failure of a call that got no answer from the gateway at `url`.
 pub(super) fn failure(url: &str, error: &Error) -> Failure {
@@ -55,6 +69,11 @@ fn reason(error: &Error) -> String {
         return reason;
     }
     let plain = match error {
+        // The crate of this error is not a dependency, and only its text tells it from others.
+        Error::Protocol(fault) if fault.to_string().contains(REPEATED_CONTINUE) => {
+            "a proxy in front of it answers Expect: 100-continue twice; have the proxy remove that header, as docs/network.md \
+             shows for Caddy"
+        }
         Error::HostNotFound => "there is no host of this name",
         Error::Timeout(_) => "it did not answer in time",
         Error::Protocol(_) => "the answer is not HTTP; check the port",
@@ -79,7 +98,12 @@ fn reason(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
+    use std::{
+        io::{self, Write as _},
+        net::TcpListener,
+        thread,
+    };
+    use ureq::SendBody;
 
     #[test]
     fn common_failures_have_no_error_numbers() {
@@ -91,5 +115,26 @@ mod tests {
             reason(&Error::HostNotFound),
             "there is no host of this name"
         );
+    }
+
+    #[test]
+    fn repeated_continue_names_proxy() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answering = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let continues =
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\nServer: x\r\n\r\n";
+            stream.write_all(continues.as_bytes()).unwrap();
+            // To the end of the request, so that nothing is reset.
+            io::copy(&mut stream, &mut io::sink())
+        });
+        let mut body: &[u8] = b"some";
+        let answer = ureq::put(url)
+            .header("expect", "100-continue")
+            .send(SendBody::from_reader(&mut body));
+        let reason = reason(&answer.unwrap_err());
+        assert!(reason.contains("remove that header"), "{reason}");
+        answering.join().unwrap().unwrap();
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn in_flags(problem: &ProblemBody) -> String {
             return match (flag, segments.next()) {
                 ("--env", Some(name)) => format!("--env {name} {}", error.detail),
                 ("--allow", Some("profiles")) => format!("--egress-profile {}", error.detail),
+                ("--allow", Some("terminate")) => format!("--egress-terminate {}", error.detail),
                 _ => format!("{flag} {}", error.detail),
             };
         }
@@ -118,6 +119,10 @@ mod tests {
             (
                 Problem::field("/egress/profiles/1", "names git"),
                 "--egress-profile names git",
+            ),
+            (
+                Problem::field("/egress/terminate/0", "names a.b"),
+                "--egress-terminate names a.b",
             ),
             (
                 Problem::field("/capability", "is missing"),

@@ -2,6 +2,7 @@
 
 use super::{
     api_client::ApiClient,
+    egress_events::egress_line,
     output::OutputPrinter,
     sse::{SseEvent, SseReader},
 };
@@ -80,6 +81,8 @@ pub(super) struct LogOptions {
     pub(super) tail: Option<String>,
     pub(super) since: Option<String>,
     pub(super) timestamps: bool,
+    /// Whether to show what was asked for of hosts, too.
+    pub(super) shows_egress: bool,
     /// Whether the task is known to exist, so that a first call that fails is retried.
     pub(super) is_known: bool,
 }
@@ -135,37 +138,63 @@ pub(super) fn follow_part(
     let path = options.path(task, Some(encoding));
     let mut printer = EventPrinter {
         show,
-        last_id: String::new(),
         attempt: String::new(),
         reason: None,
         output: OutputPrinter::new(options.timestamps),
+        egress: options.shows_egress.then_some(options.timestamps),
     };
+    let going_on = format!("the task goes on. Resume with: cynode task logs -f {task}");
+    read_to_end(api, &path, options.is_known, &going_on, |event| {
+        printer.print(event)
+    })
+}
+
+/// Reads a stream of events until `take` finds its end, and connects again where it is cut.
+///
+/// A first call that fails is retried only where what the events are of `is_known` to exist. `going_on` says what happens
+/// without this reader.
+pub(super) fn read_to_end<T>(
+    api: &mut ApiClient,
+    path: &str,
+    is_known: bool,
+    going_on: &str,
+    mut take: impl FnMut(&SseEvent) -> Result<Option<T>, Failure>,
+) -> Result<T, Failure> {
     let mut outage = Outage::default();
+    let mut last_id = String::new();
     loop {
         let headers = [
             ("accept", "text/event-stream"),
-            ("last-event-id", printer.last_id.as_str()),
+            ("last-event-id", last_id.as_str()),
         ];
-        let headers = if printer.last_id.is_empty() {
+        let headers = if last_id.is_empty() {
             &headers[..1]
         } else {
             &headers[..]
         };
-        match api.stream(&path, headers) {
+        match api.stream(path, headers) {
             Ok(stream) => {
+                let opened = Instant::now();
                 let mut events = SseReader::new(stream);
                 while let Some(event) = events.next()? {
                     if event.name.is_empty() {
                         continue;
                     }
                     outage.end();
-                    if let Some(end) = printer.print(&event)? {
+                    if !event.id.is_empty() {
+                        event.id.clone_into(&mut last_id);
+                    }
+                    if let Some(end) = take(&event)? {
                         return Ok(end);
                     }
                 }
+                // The orchestrator was there, and had nothing to say.
+                if opened.elapsed() > RECONNECT_INTERVAL {
+                    outage.end();
+                }
             }
-            // The first call shows whether there is a task to follow; later ones are retried.
-            Err(failure) if !options.is_known && printer.last_id.is_empty() => return Err(failure),
+            // The first call shows whether there is something to follow; later ones are retried.
+            Err(failure) if !is_known && last_id.is_empty() => return Err(failure),
             Err(failure) if !matches!(failure.exit, Exit::Unreachable | Exit::Internal) => {
                 return Err(failure);
             }
@@ -173,7 +202,7 @@ pub(super) fn follow_part(
         }
         if outage.begin().elapsed() > RECONNECT_TIMEOUT {
             let text = format!(
-                "the orchestrator at {} is still unreachable; the task goes on. Resume with: cynode task logs -f {task}",
+                "the orchestrator at {} is still unreachable; {going_on}",
                 api.url
             );
             return Err(Failure::new(Exit::Unreachable, text));
@@ -211,21 +240,21 @@ impl Outage {
     }
 }
 
-/// Printer of events, with the position in the stream.
+/// Printer of events.
 struct EventPrinter {
     show: FollowMode,
-    last_id: String,
     attempt: String,
     /// Reason for waiting that was printed last; it is printed again only after another one.
     reason: Option<String>,
     output: OutputPrinter,
+    /// Whether events of the proxy begin with their time, where they are shown.
+    egress: Option<bool>,
 }
 
 impl EventPrinter {
     /// Prints an event; returns the end when the event is that.
     fn print(&mut self, event: &SseEvent) -> Result<Option<TaskEnd>, Failure> {
         if !event.id.is_empty() {
-            event.id.clone_into(&mut self.last_id);
             let attempt = event.id.split('-').next().unwrap_or_default();
             if attempt != self.attempt && attempt != "0" {
                 self.reason = None;
@@ -249,6 +278,11 @@ impl EventPrinter {
             "gap" if shows_output => {
                 let Gap { stream, bytes } = parse(&event.data)?;
                 super::print::note(&format!("[{bytes} more bytes of {stream} were dropped]"));
+            }
+            "egress" => {
+                if let Some(timestamps) = self.egress {
+                    super::print::note(&egress_line(&event.data, timestamps)?);
+                }
             }
             "status" if self.show != FollowMode::Silent => {
                 let Status { reason, detail } = parse(&event.data)?;

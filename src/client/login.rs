@@ -7,20 +7,14 @@ use crate::{
     exit::Failure,
     secrets::read_secret,
     terminal,
-    tls::{self, Cause, Untrusted},
+    tls::{Cause, Untrusted},
 };
 use http::Method;
 
 /// Logs in with a password and stores the tokens.
 pub fn login(args: LoginArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
-    if tls::is_exposed(&api.url) {
-        print::note(&format!(
-            "warning: {} is not encrypted: your password and output can be read on the network; start the orchestrator \
-             without --tls off and write https:// in the URL",
-            api.url
-        ));
-    }
+    connection::warn_if_exposed(&api.url, "your password and output");
     introduce(&mut api)?;
     let password = match read_secret(
         "--password-file",

@@ -22,11 +22,12 @@ pub(super) fn logs(args: &TaskLogsArgs) -> Result<(), Failure> {
         tail: args.tail.map(|lines| lines.to_string()),
         since: args.since.clone(),
         timestamps: args.timestamps,
+        shows_egress: args.events,
         is_known: false,
     };
     let id = &args.task.id;
     match args.task.client.output {
-        OutputFormat::Json if args.follow => {
+        OutputFormat::Json if args.follow || args.events => {
             follow_part(&mut api, id, FollowMode::Events, &options).map(drop)
         }
         OutputFormat::Json => document(&mut api, id, &options),

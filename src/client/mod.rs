@@ -12,6 +12,7 @@ mod confirm;
 mod connection;
 pub mod credentials;
 mod download;
+mod egress_events;
 mod flags;
 mod follow;
 pub mod images;

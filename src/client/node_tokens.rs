@@ -9,7 +9,7 @@ use super::{
 use crate::{
     api::{
         JoinTokenId,
-        nodes::{CreateJoinToken, CreatedJoinToken, JoinTokenList, JoinTokenView},
+        nodes::{CreateJoinToken, CreatedJoinToken, JoinTokenList, JoinTokenStatus, JoinTokenView},
         time::Time,
     },
     cli::{ClientFlags, NodeTokenCommand, NodeTokenCreateArgs, NodeTokenRmArgs, OutputFormat},
@@ -88,7 +88,15 @@ fn list(client: &ClientFlags) -> Result<(), Failure> {
     let head = [
         "ID", "STATUS", "USED", "SLUG", "NODES", "BY", "CREATED", "EXPIRES",
     ];
-    print::table(head, list.tokens.iter().map(|token| row(token, now)))
+    print::table(head, list.tokens.iter().map(|token| row(token, now)))?;
+    let is_plain = |token: &JoinTokenView| token.status == JoinTokenStatus::PlainUrl;
+    if list.tokens.iter().any(is_plain) {
+        print::note(
+            "\nA token with a plain URL leads nowhere, since the orchestrator speaks TLS now: remove it (cynode nodes token rm) \
+             and create another (cynode nodes token create).",
+        );
+    }
+    Ok(())
 }
 
 fn row(token: &JoinTokenView, now: Time) -> [String; 8] {
@@ -131,7 +139,6 @@ fn unknown(text: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::nodes::JoinTokenStatus;
 
     #[test]
     fn row_names_nodes_and_number_of_others() {
@@ -146,6 +153,7 @@ mod tests {
             created_by: "admin".to_owned(),
             created_at: now,
             expires_at: now,
+            url: None,
         };
         assert_eq!(
             row(&token, now)[1..6],

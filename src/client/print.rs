@@ -32,10 +32,13 @@ fn note_replaced(text: &str) {
 
 /// Prints names and values, one pair a line.
 pub(super) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, String)>) -> Result<(), Failure> {
+    const LEAST_WIDTH: usize = 12;
+    let pairs: Vec<_> = pairs.into_iter().collect();
+    let widths = pairs.iter().map(|(name, _)| name.len());
+    let width = widths.fold(LEAST_WIDTH, usize::max);
     to_stdout(|out| {
-        pairs
-            .into_iter()
-            .try_for_each(|(name, value)| writeln!(out, "{name:<12} {value}"))
+        let mut pairs = pairs.iter();
+        pairs.try_for_each(|(name, value)| writeln!(out, "{name:<width$} {value}"))
     })
 }
 

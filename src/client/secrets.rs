@@ -2,16 +2,18 @@
 
 use super::{
     api_client::{ApiClient, Payload, read_json},
-    many, paths,
+    connection, many, paths,
     print::{self, clean},
 };
 use crate::{
     api::secrets::{
-        MAX_SECRET_BYTES, RotatedKey, SecretList, SecretName, SecretOwner, SecretView, check_value,
+        MAX_SECRET_BYTES, MIN_MASKED_BYTES, RotatedKey, SecretList, SecretName, SecretOwner,
+        SecretView, check_value,
     },
     cli::{ClientFlags, OutputFormat, SecretRmArgs, SecretSetArgs, SecretsCommand},
     exit::{Exit, Failure},
     http::query::encode,
+    secrets::exposure_warning,
     terminal,
 };
 use http::Method;
@@ -36,6 +38,10 @@ pub fn secrets(command: SecretsCommand) -> Result<(), Failure> {
 
 fn set(args: &SecretSetArgs) -> Result<(), Failure> {
     let mut api = ApiClient::from_args(&args.client)?;
+    connection::warn_if_exposed(&api.url, "the secret");
+    if let Some(warning) = args.from_file.as_deref().and_then(exposure_warning) {
+        print::note(&format!("warning: {warning}"));
+    }
     let value = value(&args.name, args.from_file.as_deref())?;
     // The gateway would answer that, too, but the value would have been sent.
     check_value(&value).map_err(|problem| Failure::new(Exit::Invalid, problem.detail))?;
@@ -47,6 +53,11 @@ fn set(args: &SecretSetArgs) -> Result<(), Failure> {
         return print::json(&secret);
     }
     let name = &args.name;
+    if value.len() < MIN_MASKED_BYTES {
+        print::note(&format!(
+            "warning: values shorter than {MIN_MASKED_BYTES} bytes are not masked in output"
+        ));
+    }
     print::note(&format!(
         "Stored. Give it to a task as the variable {name}: cynode run --secret {name} …"
     ));
@@ -139,16 +150,23 @@ fn rotate_key(client: &ClientFlags) -> Result<(), Failure> {
         return print::json(&rotated);
     }
     print::note(&format!(
-        "Encrypted {} secrets with a new key. Make a new backup: earlier ones need the keys of their time.",
-        rotated.secrets
+        "Encrypted {} with a new key. Make a new backup: earlier ones need the keys of their time.",
+        number_of_secrets(rotated.secrets)
     ));
     if rotated.unreadable > 0 {
         print::note(&format!(
-            "{} secrets can't be decrypted with any key of the orchestrator: add the lines of keys/secrets.key in a backup to that file and restart it, or have their users set them again.",
-            rotated.unreadable
+            "{} can't be decrypted with any key of the orchestrator: add the lines of keys/secrets.key in a backup to that file and restart it, or have their users set them again.",
+            number_of_secrets(rotated.unreadable)
         ));
     }
     Ok(())
+}
+
+fn number_of_secrets(count: u32) -> String {
+    match count {
+        1 => "1 secret".to_owned(),
+        count => format!("{count} secrets"),
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(super) fn env_of_flags(flags: Vec<String>) -> Result<Option<Env>, Failure> {
 /// Task with the fields that the sandbox flags set.
 pub(super) fn from_flags(flags: TaskFlags) -> Result<CreateTask, Failure> {
     let seconds = |time: std::time::Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
-    let (network_policy, egress) = flags.egress.into_fields();
+    let (network_policy, egress) = flags.egress.into_fields(&flags.secrets);
     Ok(CreateTask {
         task_name: flags.name,
         image: flags.image,

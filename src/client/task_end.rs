@@ -12,7 +12,7 @@ use super::{
 use crate::{
     api::{
         jobs::MAX_GRACE_SECONDS,
-        tasks::{CancelAnswer, JobStatus, Task, TaskResult, TaskStatus},
+        tasks::{CancelAnswer, JobStatus, JobView, Task, TaskResult, TaskStatus},
     },
     cli::{OutputFormat, TaskCancelArgs, TasksArgs},
     exit::Failure,
@@ -194,7 +194,39 @@ pub(super) fn end_code(
             } else {
                 EXIT_NO_RESULT
             };
-            (code, Some(failure_text(&task)))
+            let failed_at = last.and_then(failed_at);
+            (code, Some(with_node(failure_text(&task), failed_at)))
         }
     })
+}
+
+/// Node that could not run a job, whose log may say more.
+fn failed_at(job: &JobView) -> Option<&str> {
+    let result = job.result_object.as_ref()?;
+    result.error.as_ref().and(job.node_slug.as_deref())
+}
+
+/// Reason of a failure with its node, unless it is named already.
+fn with_node(reason: String, node: Option<&str>) -> String {
+    match node.map(|node| format!("node {}", clean(node))) {
+        Some(node) if !reason.contains(&node) => format!("{reason} (at {node})"),
+        _ => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_of_failure_is_named_once() {
+        let named = "could not run at node box (image-not-found: x)";
+        for (reason, node, text) in [
+            ("no pull", Some("box"), "no pull (at node box)"),
+            ("no pull", None, "no pull"),
+            (named, Some("box"), named),
+        ] {
+            assert_eq!(with_node(reason.to_owned(), node), text);
+        }
+    }
 }

@@ -122,6 +122,7 @@ fn settings(task: &Task) -> Vec<(&'static str, String)> {
             network_policy.map(|policy| policy.as_str().to_owned()),
         ),
         ("hosts", egress.as_ref().map(hosts_text)),
+        ("tls opened", egress.as_ref().and_then(opened_text)),
         ("pull", pull.map(|pull| pull.as_str().to_owned())),
         ("files", (!files.is_empty()).then(|| files_text(files))),
         ("artifacts", list(artifacts)),
@@ -143,16 +144,25 @@ fn time_limit(task: &Task) -> Option<String> {
     }
 }
 
-fn secrets_text(secrets: &[SecretRef]) -> String {
+/// Secrets as `--secret` names them.
+pub(super) fn secrets_text(secrets: &[SecretRef]) -> String {
     let secrets = secrets.iter().map(|secret| clean(&secret.to_string()));
     secrets.collect::<Vec<_>>().join(", ")
 }
 
-fn hosts_text(egress: &Egress) -> String {
+/// Hosts of a task or a sandbox.
+pub(super) fn hosts_text(egress: &Egress) -> String {
     let hosts = egress.allow.iter().map(ToString::to_string);
     let profiles = egress.profiles.iter();
     let all = hosts.chain(profiles.map(|profile| profile.as_str().to_owned()));
     all.collect::<Vec<_>>().join(", ")
+}
+
+/// Hosts whose TLS the proxy opens, where there are some.
+pub(super) fn opened_text(egress: &Egress) -> Option<String> {
+    let hosts = egress.terminate.iter().map(ToString::to_string);
+    let hosts = hosts.collect::<Vec<_>>().join(", ");
+    (!hosts.is_empty()).then_some(hosts)
 }
 
 fn gpus_text(gpus: &GpuRequest) -> String {

@@ -1,5 +1,5 @@
-//! The orchestrator: whether it can be reached from here, whether both clocks agree, and whether an orchestrator here
-//! has its database.
+//! The orchestrator: whether it can be reached from here, by large requests, too, whether both clocks agree, and whether an
+//! orchestrator here has its database.
 
 use super::{Check, Status, certificate::add_certificate};
 use crate::{
@@ -18,12 +18,15 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use tokio::time::timeout;
 
 const NAME: &str = "orchestrator";
 const CLOCK: &str = "clock";
 const DATABASE: &str = "database";
 const NOT_CHECKED: &str = "not checked: the orchestrator did not answer";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Body of a request that fills many packets.
+const LARGE_BODY_BYTES: usize = 64 * 1024;
 /// Difference between two clocks that the check of a token's times permits.
 const MAX_SKEW_SECONDS: u64 = 5;
 /// Difference beyond which a token has expired, or is not valid yet, when it arrives.
@@ -61,7 +64,7 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
     let address = format!("{}/v1/nodes/register", url.trim_end_matches('/'));
     let began = Instant::now();
     let look = client
-        .call(Method::GET, address)
+        .call(Method::GET, address.as_str())
         .probe(REQUEST_TIMEOUT)
         .await;
     let took = began.elapsed();
@@ -77,6 +80,11 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
             if reached.status == Status::Ok && tls::is_encrypted(url) {
                 reached = add_certificate(reached, url, &trust).await;
             }
+            if reached.status == Status::Ok
+                && !takes_large_call(&client, &address, REQUEST_TIMEOUT).await
+            {
+                reached = large_calls_lost(url);
+            }
             [reached, clock(&look, middle)]
         }
         Err(error) => [
@@ -84,6 +92,27 @@ pub(super) async fn checks(url: Option<&str>, flags: &TrustFlags) -> [Check; 2] 
             Check::warn(CLOCK, NOT_CHECKED, "first fix what orchestrator reports"),
         ],
     }
+}
+
+/// Whether a request with a large body ends in time. Head and body leave together, so that no answer comes where full
+/// packets are lost. A server may hang up on a body that it did not ask for, which will do.
+async fn takes_large_call(client: &Client, address: &str, limit: Duration) -> bool {
+    let call = client.call(Method::GET, address);
+    let call = call.raw(vec![0; LARGE_BODY_BYTES]);
+    let ended = timeout(limit, call.probe(2 * limit));
+    ended.await.is_ok()
+}
+
+fn large_calls_lost(url: &str) -> Check {
+    let seconds = REQUEST_TIMEOUT.as_secs();
+    Check::fail(
+        NAME,
+        format!(
+            "{url} answers small requests, and none of 64 KiB within {seconds} s: full packets may be lost on the way"
+        ),
+        "check the MTU of this machine and of what is in between, such as a VPN: where ping -M do -s 1472 HOST gets no \
+         answer and -s 1200 does, lower it here with ip link set dev INTERFACE mtu 1280",
+    )
 }
 
 /// Result for an `http://` URL at a port that speaks TLS.
@@ -204,6 +233,18 @@ mod tests {
             late,
             "7 s behind the orchestrator's; tokens may be rejected"
         );
+    }
+
+    #[tokio::test]
+    async fn silence_after_large_call_is_noticed() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", silent.local_addr().unwrap());
+        let client = Client::with_trust(Trust::default(), REQUEST_TIMEOUT);
+        let limit = Duration::from_millis(100);
+        assert!(!takes_large_call(&client, &url, limit).await);
+        let check = large_calls_lost(&url);
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.detail.contains(&url), "{}", check.detail);
     }
 
     #[test]

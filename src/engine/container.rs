@@ -65,6 +65,8 @@ pub struct ContainerSpec<'a> {
     pub listeners: Option<OwnedFd>,
     /// Whether one of them is the Unix socket for calls of models.
     pub inference: bool,
+    /// Whether one of them is for the proxy.
+    pub egress: bool,
     /// Whether podman ends once the container has started. It takes tens of MiB of memory for as long as it runs.
     pub detached: bool,
 }
@@ -264,11 +266,12 @@ fn run_args(engine: &Engine, spec: &ContainerSpec<'_>) -> Result<Vec<String>, En
         "--preserve-fds={}",
         sandbox_init::DESCRIPTORS + listeners
     ));
-    if spec.inference {
-        // Writable for any user that an image names, and empty: init makes a socket in it.
+    if spec.inference || spec.egress {
+        // Writable for any user that an image names, and empty: init makes a socket in it, and a file of authorities.
+        let size = if spec.egress { "4m" } else { "64k" };
         list.push(format!(
-            "--tmpfs={}:rw,nosuid,nodev,noexec,notmpcopyup,size=64k,mode=1777",
-            sandbox_init::listeners::INFERENCE_DIRECTORY
+            "--tmpfs={}:rw,nosuid,nodev,noexec,notmpcopyup,size={size},mode=1777",
+            sandbox_init::listeners::RUNTIME_DIRECTORY
         ));
     }
     list.extend(label_args(spec.labels));

@@ -98,6 +98,7 @@ async fn try_container(
         descriptors: [blocking(init_socket)?, dev_null()?, dev_null()?],
         listeners: None,
         inference: false,
+        egress: false,
         detached: false,
     })?;
     let conversation = async {

@@ -31,6 +31,7 @@ impl Identity {
             uses: create.max_uses(),
             expires_at: create.end(Time::now()),
             slug: create.slug,
+            url: url.clone(),
         };
         let event = admin.audit_event(AuditAction::JoinTokenCreate, origin);
         let created = self

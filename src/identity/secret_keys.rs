@@ -127,6 +127,11 @@ impl KeyRing {
         Self(self.0.first().into_iter().cloned().collect())
     }
 
+    /// Whether the key of this id is here.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id == id)
+    }
+
     /// Encrypts a value with the newest key; `None` where there is none, or no random number.
     pub(super) fn seal(
         &self,

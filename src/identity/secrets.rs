@@ -50,9 +50,12 @@ impl From<SecretError> for ApiError {
                 );
                 Problem::field(&format!("/secrets/{n}"), detail).into()
             }
-            SecretError::Unreadable(n, _) => {
+            SecretError::Unreadable(n, name) => {
+                let detail = format!(
+                    "names the secret {name}, which can't be decrypted with the keys of this orchestrator (keys/secrets.key); set it again (PUT /v1/secrets/{name}, cynode secrets set {name})"
+                );
                 let problem = Problem::new(ProblemKind::Conflict, detail);
-                problem.about(&format!("secrets/{n}")).into()
+                problem.at(&format!("/secrets/{n}")).into()
             }
             SecretError::TooLarge(_) => {
                 Problem::field("/secrets", format!("is too much: {detail}")).into()
@@ -123,12 +126,21 @@ impl Identity {
     ) -> Result<(), ApiError> {
         let (id, authority) = (owner_id(owner, caller), authority(owner, caller));
         let event = caller.audit_event(AuditAction::SecretDelete, origin);
-        let removed = self.store.secret_remove(id, name, authority, event);
+        let removed = self.store.secret_remove(id, name.clone(), authority, event);
         if removed.await? {
-            Ok(())
-        } else {
-            Err(Problem::not_found("secret").into())
+            return Ok(());
         }
+        if owner == SecretOwner::Me {
+            // The list of the caller has it, so it may be what they mean.
+            let listed = self.store.secret_list(caller.user.id).await?;
+            if listed.iter().any(|one| one.shared && one.name == name) {
+                let detail = format!(
+                    "you have no secret {name}, but one of this name is shared with everyone; admins remove that with ?for=everyone (cynode secrets rm {name} --for everyone)"
+                );
+                return Err(Problem::new(ProblemKind::NotFound, detail).into());
+            }
+        }
+        Err(Problem::not_found("secret").into())
     }
 
     /// Encrypts all secrets with a new key. Goes on when the caller hangs up.
@@ -154,6 +166,14 @@ impl Identity {
             Ok(rotated)
         });
         rotated.await.map_err(ApiError::internal)?
+    }
+
+    /// Number of secrets, of all users, whose key is lost.
+    pub async fn secrets_without_key(&self) -> Result<u32, StoreError> {
+        let ring = self.keys.secrets.read().await;
+        let used = self.store.secret_keys_in_use().await?;
+        let lost = used.iter().filter(|(key, _)| !ring.has(key));
+        Ok(lost.map(|(_, count)| count).sum())
     }
 
     /// Values of the secrets that a user's new job names.
@@ -228,6 +248,8 @@ mod tests {
         let secret = SecretRef {
             name: name.clone(),
             env: name.to_string(),
+            host: None,
+            header: None,
         };
         let sealed = SealedSecret {
             owner: None,

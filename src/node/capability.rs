@@ -27,7 +27,7 @@ use std::{
 use tokio::sync::watch;
 
 /// Features of the sandboxes on every host.
-const BASE_FEATURES: [&str; 13] = [
+const BASE_FEATURES: [&str; 14] = [
     "network-none",
     "workspace",
     "static-init",
@@ -41,6 +41,7 @@ const BASE_FEATURES: [&str; 13] = [
     features::SESSIONS,
     features::SECRETS,
     features::EGRESS,
+    features::EGRESS_TERMINATE,
 ];
 
 /// Source of capability reports. Fixed facts are read once, the others for each report.

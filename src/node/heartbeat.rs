@@ -69,7 +69,9 @@ pub(super) async fn run_heartbeat(
 /// node has an `http://` URL.
 fn is_for_person(error: &NodeError) -> bool {
     match error {
-        NodeError::TlsOnly { .. } | NodeError::Call(CallError::Untrusted { .. }) => true,
+        NodeError::TlsOnly { .. }
+        | NodeError::PlainJoinToken { .. }
+        | NodeError::Call(CallError::Untrusted { .. }) => true,
         NodeError::Call(error) => error.is_tls_only(),
         _ => false,
     }

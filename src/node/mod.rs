@@ -108,6 +108,14 @@ pub enum NodeError {
         /// URL of the orchestrator.
         url: String,
     },
+    /// Same with a join token, which holds that URL.
+    #[error(
+        "{url} speaks TLS only, and this node's join token was made for plain HTTP: ask an admin for a new one (cynode nodes token create), start this node with it, and have the old one removed (cynode nodes token rm), since others may have read it on the network"
+    )]
+    PlainJoinToken {
+        /// URL of the orchestrator.
+        url: String,
+    },
     /// Invalid setting.
     #[error("{0}")]
     InvalidSetting(String),

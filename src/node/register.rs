@@ -22,7 +22,7 @@ use super::{
     tunnel::{Tunnel, TunnelState},
 };
 use crate::{
-    api::nodes::{ConfigAck, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
+    api::nodes::{ConfigAck, GpuDevice, GpuShare, Inference, NodeConfig, REPORT_INTERVAL_SECONDS},
     data_dir::DataDir,
     http::client::CallError,
     retry::retry_if,
@@ -60,6 +60,8 @@ pub(super) struct Node {
     tunnel: Option<Tunnel>,
     /// State of all tunnels of this process, one after the other.
     tunnel_state: watch::Sender<TunnelState>,
+    /// Time at which nothing opened the tunnel that the orchestrator offers; `None` where something does.
+    tunnel_missed_at: Option<Instant>,
     report_interval: Duration,
     registered_at: Instant,
     /// Whether all steps succeeded since the last registration.
@@ -100,11 +102,7 @@ impl Node {
         if let Some(address) = inference::existing_address(&settings.inference) {
             model_server.look_for_existing(address).await;
         }
-        for device in &devices {
-            let [vendor, model] =
-                [&device.vendor, &device.model].map(|text| text.as_deref().unwrap_or_default());
-            tracing::info!(vendor, model, vram_mb = device.vram_mb, "GPU found");
-        }
+        devices.iter().for_each(log_device);
         prepared.offer_gpus(gpu::candidates(&devices)).await;
         let machine = Machine::inspect(
             data_dir,
@@ -132,6 +130,7 @@ impl Node {
             worker: None,
             tunnel: None,
             tunnel_state: watch::Sender::new(TunnelState::Connecting),
+            tunnel_missed_at: None,
             report_interval: Duration::from_secs(REPORT_INTERVAL_SECONDS),
             registered_at: Instant::now(),
             is_started: false,
@@ -179,6 +178,9 @@ impl Node {
         let registered = retry_if(retry_backoff(), "register", is_transient, register).await;
         let registration = registered.map_err(|error| match error {
             NodeError::WrongPsk if self.settings.is_join_token => NodeError::WrongJoinToken,
+            NodeError::TlsOnly { url } if self.settings.is_join_token => {
+                NodeError::PlainJoinToken { url }
+            }
             error => error,
         })?;
         self.orchestrator.set_registration(registration);
@@ -293,8 +295,8 @@ impl Node {
             self.is_started = false;
         }
         let tunnel = self.tunnel_state.borrow().clone();
-        if let TunnelState::Unsupported(_) = tunnel {
-            // It may offer none now.
+        if matches!(tunnel, TunnelState::Unsupported(_)) || self.is_tunnel_back().await {
+            // It may offer none now, or one again.
             self.is_started = false;
         }
         let is_settled = self.registered_at.elapsed() >= MIN_REGISTRATION_AGE;
@@ -381,4 +383,10 @@ async fn step<T>(
         Err(_) => tracing::warn!(step = name, millis, "startup step failed"),
     }
     outcome
+}
+
+fn log_device(device: &GpuDevice) {
+    let [vendor, model] =
+        [&device.vendor, &device.model].map(|text| text.as_deref().unwrap_or_default());
+    tracing::info!(vendor, model, vram_mb = device.vram_mb, "GPU found");
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! dial ──▶ 101 ──▶ first call ──▶ connected ──▶ end ──▶ dial again
 //!   └── 401: the node registers again
-//!   └── 404, 405, 426, 501: the orchestrator has no tunnels; the node listens, where its operator lets it
+//!   └── 404, 405, 426, 501, several 400 in a row: no tunnels there; the node listens, where its operator lets it
 //!   └── anything else, and no first call: try again, 0.5 s to 30 s later
 //! ```
 //!
@@ -22,6 +22,7 @@ use crate::{
     wait,
     worker::Worker,
 };
+use http::StatusCode;
 use hyper::upgrade::Upgraded;
 use std::{future::pending, time::Duration};
 use tokio::{
@@ -40,6 +41,10 @@ const SETTLED_AGE: Duration = Duration::from_secs(1);
 const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for which the start of a node waits for its tunnel.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Answers 400 in a row after which nothing there opens tunnels. Some proxies answer an upgrade so that they don't pass
+/// on; one that is just being set up may do it once.
+const MAX_BAD_REQUESTS: u32 = 4;
 
 /// State of the tunnel.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,6 +86,7 @@ impl Tunnel {
             target,
             worker,
             state,
+            refusals: Refusals::default(),
             is_failing: false,
             is_untrusted: false,
         };
@@ -121,6 +127,7 @@ struct Connector {
     target: TunnelTarget,
     worker: Worker,
     state: watch::Sender<TunnelState>,
+    refusals: Refusals,
     /// Whether the failure of the last try was logged.
     is_failing: bool,
     is_untrusted: bool,
@@ -148,7 +155,8 @@ impl Connector {
                 }
                 Err(error) => {
                     self.log(&error);
-                    self.set(state_of(&error));
+                    let state = self.refusals.state_after(&error);
+                    self.set(state);
                 }
             }
             tokio::select! {
@@ -205,6 +213,7 @@ impl Connector {
         self.set(TunnelState::Connecting);
         let cause = end.cause.as_deref();
         if was_connected {
+            self.refusals.has_worked = true;
             tracing::info!(cause, "tunnel ended; connecting again");
             (self.is_failing, self.is_untrusted) = (false, false);
         } else if !self.is_failing {
@@ -247,13 +256,47 @@ impl TunnelEnd {
     }
 }
 
-/// State after a try that failed.
+/// Refusals of the tries.
+#[derive(Default)]
+struct Refusals {
+    /// Answers 400 in a row.
+    bad_requests: u32,
+    /// Whether a tunnel was connected: upgrades are passed on then.
+    has_worked: bool,
+}
+
+impl Refusals {
+    /// State after a try that failed.
+    fn state_after(&mut self, error: &CallError) -> TunnelState {
+        let is_bad = error.status() == Some(StatusCode::BAD_REQUEST) && !error.is_tls_only();
+        self.bad_requests = match is_bad && !self.has_worked {
+            true => self.bad_requests + 1,
+            false => 0,
+        };
+        if self.bad_requests < MAX_BAD_REQUESTS {
+            return state_of(error);
+        }
+        self.bad_requests = 0;
+        TunnelState::Unsupported(error.to_string())
+    }
+}
+
+/// State after a try that failed, by its answer alone.
 fn state_of(error: &CallError) -> TunnelState {
     match error.status().map(|status| status.as_u16()) {
         Some(401) => TunnelState::Unauthorized,
         Some(404 | 405 | 426 | 501) => TunnelState::Unsupported(error.to_string()),
         _ => TunnelState::Connecting,
     }
+}
+
+/// Whether a tunnel opens there. It is closed at once.
+pub(super) async fn opens(dialer: &Dialer, target: &TunnelTarget) -> bool {
+    let identity = DialIdentity {
+        token: &target.token,
+        instance: target.instance.as_deref(),
+    };
+    dialer.dial(&target.url, identity).await.is_ok()
 }
 
 /// Error of a node that may only dial, at an orchestrator without tunnels.
@@ -270,8 +313,11 @@ pub(super) fn not_offered(reason: &str) -> NodeError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::problem::ProblemBody;
-    use http::StatusCode;
+    use crate::{api::problem::ProblemBody, tls::Trust};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     fn refused(status: u16) -> CallError {
         CallError::Refused {
@@ -303,5 +349,52 @@ mod tests {
                 "{status}"
             );
         }
+    }
+
+    #[test]
+    fn several_bad_requests_end_the_tries() {
+        let mut refusals = Refusals::default();
+        for status in [400, 400, 400, 502, 400, 400, 400] {
+            let state = refusals.state_after(&refused(status));
+            assert_eq!(state, TunnelState::Connecting);
+        }
+        let TunnelState::Unsupported(reason) = refusals.state_after(&refused(400)) else {
+            panic!("the tries go on");
+        };
+        assert!(reason.contains("400"), "{reason}");
+        refusals.has_worked = true;
+        for _ in 0..2 * MAX_BAD_REQUESTS {
+            let state = refusals.state_after(&refused(400));
+            assert_eq!(state, TunnelState::Connecting);
+        }
+    }
+
+    #[tokio::test]
+    async fn tunnel_opens_once_upgrades_are_passed_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = TunnelTarget {
+            url: format!("http://{address}/v1/nodes/tunnel"),
+            token: Zeroizing::new("token".to_owned()),
+            instance: None,
+        };
+        let proxy = async {
+            for answer in [
+                "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n",
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: cynode-tunnel\r\n\r\n",
+            ] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 1024];
+                assert!(stream.read(&mut head).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let node = async {
+            let dialer = Dialer::new(Trust::default());
+            let before = opens(&dialer, &target).await;
+            (before, opens(&dialer, &target).await)
+        };
+        let ((), opened) = tokio::join!(proxy, node);
+        assert_eq!(opened, (false, true));
     }
 }

@@ -192,6 +192,7 @@ mod tests {
             allow: vec!["b.example".parse().unwrap()],
             allow_private: vec!["10.0.0.0/8".parse().unwrap()],
             max_bytes: Some(ByteSize(1 << 30)),
+            ..EgressSpec::default()
         };
         assert_eq!(sandbox.egress, Some(expected));
         policy(&[]).apply(&mut sandbox);

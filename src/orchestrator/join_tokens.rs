@@ -7,7 +7,7 @@ use crate::{
         JoinTokenId,
         audit::RequestOrigin,
         error::ApiError,
-        nodes::{CreateJoinToken, CreatedJoinToken, JoinTokenList},
+        nodes::{CreateJoinToken, CreatedJoinToken, JoinTokenList, JoinTokenStatus, JoinTokenView},
         problem::Problem,
         time::Time,
     },
@@ -34,7 +34,19 @@ pub(super) async fn create(
 
 /// Lists all tokens.
 pub(super) async fn list(state: &AppState, admin: &Caller) -> Result<JoinTokenList, ApiError> {
-    state.identity.join_token_list(admin).await
+    let mut list = state.identity.join_token_list(admin).await?;
+    if state.encryption.control.is_some() {
+        list.tokens.iter_mut().for_each(mark_plain);
+    }
+    Ok(list)
+}
+
+/// Marks a token whose URL leads nowhere since the control plane is encrypted.
+fn mark_plain(token: &mut JoinTokenView) {
+    let is_plain = token.url.as_deref().is_some_and(|url| !is_encrypted(url));
+    if is_plain && token.status == JoinTokenStatus::Valid {
+        token.status = JoinTokenStatus::PlainUrl;
+    }
 }
 
 /// Removes a token.

@@ -186,6 +186,7 @@ async fn start_on(
         shutdown.clone(),
     )?;
     let state = Arc::new(state);
+    secrets::warn_of_lost_keys(&state).await;
     if state.settings.drill {
         tracing::warn!(
             "runs as a drill: users log in and read; no node is called, and nothing else changes"

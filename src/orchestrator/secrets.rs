@@ -1,9 +1,10 @@
-//! Secrets that tasks and sandboxes name: checked when one is created, and recorded in the audit log by their names.
+//! Secrets that tasks and sandboxes name: checked when one is created, and recorded in the audit log by their names. A start
+//! looks for those whose key is lost.
 
 use super::AppState;
 use crate::{
     api::{
-        TaskId, UserId,
+        UserId,
         audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
         jobs::SandboxSpec,
@@ -11,6 +12,23 @@ use crate::{
     errors,
     identity::Caller,
 };
+
+/// Warns of secrets whose key is lost, as after a restore of the database without `keys/`. Their tasks would be the first
+/// to show it.
+pub(super) async fn warn_of_lost_keys(state: &AppState) {
+    match state.identity.secrets_without_key().await {
+        Ok(0) => {}
+        Ok(secrets) => tracing::warn!(
+            secrets,
+            "secrets can't be decrypted: keys/secrets.key lacks their key; add its lines in a backup of keys/ to that file \
+             and start again, or set the secrets again (cynode secrets set)"
+        ),
+        Err(error) => {
+            let error = errors::chain(&error);
+            tracing::warn!(error, "keys of secrets not checked");
+        }
+    }
+}
 
 /// Fails where a new job of this user can't get the secrets that it names.
 pub(super) async fn check(
@@ -29,7 +47,7 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// Event of a new job that gets secrets; `None` for one without.
+/// Event of a new job that gets secrets, which is stored with it; `None` for one without.
 pub(super) fn use_event(
     caller: &Caller,
     sandbox: &SandboxSpec,
@@ -39,14 +57,4 @@ pub(super) fn use_event(
     let names = names.collect::<Vec<_>>().join(", ");
     let event = caller.audit_event(AuditAction::SecretUse, origin);
     (!names.is_empty()).then(|| event.with_details(names))
-}
-
-/// Records that a job which is stored gets secrets.
-pub(super) async fn record_use(state: &AppState, event: Option<AuditEvent>, task: TaskId) {
-    let Some(event) = event else { return };
-    let recorded = state.store.audit_add(event.to(task.to_string())).await;
-    if let Err(error) = recorded {
-        let error = errors::chain(&error);
-        tracing::warn!(%task, error, "use of secrets not recorded in the audit log");
-    }
 }

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     api::{
-        TaskId,
-        audit::{AuditAction, RequestOrigin},
+        JobId, TaskId,
+        audit::{AuditAction, AuditEvent, RequestOrigin},
         error::ApiError,
         jobs::files::ContentHash,
         problem::{Problem, ProblemKind},
@@ -94,15 +94,15 @@ pub(super) async fn create(
         let AppState {
             store, settings, ..
         } = &*shared;
+        let (limits, now) = (settings.queue, Time::now());
         let outcome = store
-            .task_create(authority, spec, key, settings.queue, Time::now())
+            .task_create(authority, spec, key, limits, secrets_used, now)
             .await;
         if let Ok(CreateOutcome::Created(task)) = &outcome {
             shared.metrics.record_created();
             task_log::created(task.id);
             shared.jobs.wake.notify_one();
             stored.release();
-            secrets::record_use(&shared, secrets_used, task.id).await;
             sandboxes::fail_if_deleted(&shared, user, &image).await;
         }
         outcome
@@ -283,22 +283,16 @@ fn unrecorded(error: StoreError) -> ApiError {
 
 /// Deletes a finished task before its retention ends, with its jobs and output.
 pub(super) async fn delete(
-    state: &AppState,
+    state: &Arc<AppState>,
     caller: &Caller,
     name: String,
     origin: &RequestOrigin,
 ) -> Result<(), ApiError> {
     let task = find(state, caller, name).await?.id;
     let event = caller.audit_event(AuditAction::TaskDelete, origin);
-    let (owner, authority) = (caller.visible_owner(), caller.authority());
     let jobs = state.store.task_job_ids(task).await?;
-    let outcome = state.store.task_delete(task, owner, authority, event);
-    match outcome.await? {
-        DeleteOutcome::Deleted => {
-            let archive = Arc::clone(&state.log_archive);
-            let removed = spawn_blocking(move || archive.remove(&jobs)).await;
-            removed.map_err(ApiError::internal)
-        }
+    match delete_ended(state, caller, (task, jobs), event).await? {
+        DeleteOutcome::Deleted => Ok(()),
         DeleteOutcome::Unknown => Err(Problem::unknown_task(&task.to_string()).into()),
         DeleteOutcome::Unfinished(status) => Err(Problem::new(
             ProblemKind::Conflict,
@@ -310,6 +304,28 @@ pub(super) async fn delete(
         )
         .into()),
     }
+}
+
+/// Deletes a task or a sandbox that has ended, with the kept logs of its jobs. Goes on if the caller hangs up.
+pub(super) async fn delete_ended(
+    state: &Arc<AppState>,
+    caller: &Caller,
+    (task, jobs): (TaskId, Vec<JobId>),
+    event: AuditEvent,
+) -> Result<DeleteOutcome, ApiError> {
+    let (owner, authority) = (caller.visible_owner(), caller.authority());
+    let shared = Arc::clone(state);
+    let deleted = run_to_end("delete_task", async move {
+        let outcome = shared.store.task_delete(task, owner, authority, event);
+        let outcome = outcome.await?;
+        if outcome == DeleteOutcome::Deleted {
+            let archive = Arc::clone(&shared.log_archive);
+            let removed = spawn_blocking(move || archive.remove(&jobs)).await;
+            removed.map_err(ApiError::internal)?;
+        }
+        Ok(outcome)
+    });
+    deleted.await.map_err(ApiError::internal)?
 }
 
 /// Reason of a task that waits for room for its files.

@@ -8,6 +8,9 @@ use crate::{
     worker::EgressLimits,
 };
 
+/// Smallest cache of downloads: of one download it keeps at most a quarter of its own size.
+const MIN_CACHE_BYTES: u64 = 16 << 20;
+
 /// Network that jobs may ask for.
 pub(super) fn policy(flags: OperatorEgressFlags) -> EgressPolicy {
     EgressPolicy {
@@ -21,7 +24,15 @@ pub(super) fn policy(flags: OperatorEgressFlags) -> EgressPolicy {
 pub(super) fn machine_limits(upstream: &UpstreamFlags) -> Result<EgressLimits, Failure> {
     let url = upstream.egress_upstream.as_deref();
     let url = url.map(cli::parse_upstream).transpose();
+    // 0 turns off what node.yaml turns on.
+    let cache = upstream.egress_cache.filter(|bytes| *bytes > 0);
+    if cache.is_some_and(|bytes| bytes < MIN_CACHE_BYTES) {
+        return Err(Failure::usage(
+            "--egress-cache must be at least 16MiB; leave it out for no cache",
+        ));
+    }
     Ok(EgressLimits {
+        cache,
         upstream: url.map_err(|form| Failure::usage(format!("--egress-upstream: {form}")))?,
         ..EgressLimits::default()
     })
@@ -81,6 +92,7 @@ mod tests {
     fn wrong_upstream_is_not_repeated() {
         let flags = UpstreamFlags {
             egress_upstream: Some("https://user:secret@proxy:1".to_owned()),
+            ..UpstreamFlags::default()
         };
         let failure = machine_limits(&flags).unwrap_err();
         assert!(
@@ -89,5 +101,21 @@ mod tests {
                 .starts_with("--egress-upstream: expected http://HOST:PORT")
         );
         assert!(!failure.message.contains("secret"));
+    }
+
+    #[test]
+    fn cache_is_off_or_of_some_size() {
+        let cache = |bytes: Option<u64>| {
+            let flags = UpstreamFlags {
+                egress_cache: bytes,
+                ..UpstreamFlags::default()
+            };
+            machine_limits(&flags).map(|limits| limits.cache)
+        };
+        assert_eq!(cache(None).unwrap(), None);
+        assert_eq!(cache(Some(0)).unwrap(), None);
+        assert_eq!(cache(Some(16 << 20)).unwrap(), Some(16 << 20));
+        let failure = cache(Some((16 << 20) - 1)).unwrap_err();
+        assert!(failure.message.starts_with("--egress-cache must be"));
     }
 }

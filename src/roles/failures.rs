@@ -44,6 +44,7 @@ impl From<NodeError> for Failure {
             | NodeError::Call(CallError::Untrusted { .. }) => Exit::NotAllowed,
             NodeError::InvalidSetting(_) => Exit::Usage,
             NodeError::TlsOnly { .. }
+            | NodeError::PlainJoinToken { .. }
             | NodeError::UnusableAnswer { .. }
             | NodeError::Call(CallError::Malformed { .. }) => Exit::Invalid,
             NodeError::Call(error) => match error.status().map(|status| status.as_u16()) {

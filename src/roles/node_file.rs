@@ -156,6 +156,8 @@ struct EgressSection {
     allow_private: Option<Vec<IpNet>>,
     #[serde(deserialize_with = "parse::upstream")]
     upstream: Option<String>,
+    #[serde(deserialize_with = "parse::size")]
+    cache: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -291,6 +293,7 @@ impl NodeFile {
         set_default(&mut sandbox.egress.egress_allow_private, file.allow_private);
         let upstream = &mut sandbox.engine.upstream;
         set_default(&mut upstream.egress_upstream, file.upstream);
+        set_default(&mut upstream.egress_cache, file.cache);
         let file = self.sandbox;
         set_default_list(&mut sandbox.prefetch_image, file.prefetch_images);
         let engine = &mut sandbox.engine;

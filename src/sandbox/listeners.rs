@@ -7,8 +7,13 @@
 //! The shim keeps them and accepts nothing. So while the owner is restarted, calls wait in the kernel, and the next
 //! owner takes them. Both handovers have the form that [`sandbox_init::listeners`](crate::sandbox_init::listeners)
 //! describes. A shim of an earlier release hands over its listeners for models without their kinds.
+//!
+//! Behind the listeners an owner gets its [access](super::access).
 
-use super::shim::{bind_socket, socket_path};
+use super::{
+    access::{self, Access},
+    shim::{bind_socket, socket_path},
+};
 use crate::sandbox_init::listeners::{ListenerKind, MAX_LISTENERS};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -22,6 +27,7 @@ use std::{
         unix::net::UnixStream as StdUnixStream,
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -47,6 +53,13 @@ pub(crate) type Received = watch::Sender<Option<Vec<TypedListener>>>;
 
 /// Listener of a kind, before it is opened.
 pub(crate) type TypedListener = (ListenerKind, OwnedFd);
+
+/// All that an owner takes from a shim.
+pub(crate) struct Handover {
+    pub(crate) listeners: Vec<SandboxListener>,
+    /// `None` where the shim keeps none.
+    pub(crate) access: Option<Access>,
+}
 
 /// Listener in a sandbox, whose connections come from there only.
 pub(crate) enum SandboxListener {
@@ -141,13 +154,15 @@ fn send_now(socket: BorrowedFd<'_>, listeners: &[TypedListener]) -> io::Result<(
     Ok(())
 }
 
-/// Hands the listeners to each owner that connects in `dir`. An owner that comes before there are some gets none, and
-/// comes again when `updates` notifies that there are. Ends with the supervisor.
+/// Hands the listeners, and the access where there is one, to each owner that connects in `dir`. An owner that comes before
+/// there are some gets nothing, and comes again when `updates` notifies that there are. Ends with the supervisor.
 pub(crate) async fn hand_over(
     dir: PathBuf,
     mut received: watch::Receiver<Option<Vec<TypedListener>>>,
+    access: Option<Access>,
     updates: watch::Sender<()>,
 ) -> io::Result<()> {
+    let access = access.map(Arc::new);
     let listener = spawn_blocking(move || bind_socket(&dir, SOCKET_FILE)).await??;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
@@ -157,7 +172,9 @@ pub(crate) async fn hand_over(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((owner, _)) => send_received(&owner, &received),
+                Ok((owner, _)) => if send_received(&owner, &received) {
+                    access::send(owner, access.clone());
+                },
                 Err(error) => {
                     tracing::warn!(%error, "no connection for the listeners of the sandbox; retrying");
                     sleep(RETRY_INTERVAL).await;
@@ -173,19 +190,27 @@ pub(crate) async fn hand_over(
     }
 }
 
-/// Sends an owner the listeners, if there are some.
-fn send_received(owner: &UnixStream, received: &watch::Receiver<Option<Vec<TypedListener>>>) {
+/// Sends an owner the listeners, if there are some; whether it got them.
+fn send_received(
+    owner: &UnixStream,
+    received: &watch::Receiver<Option<Vec<TypedListener>>>,
+) -> bool {
     let listeners = received.borrow();
     let sent = listeners
         .as_deref()
         .map(|listeners| send_now(owner.as_fd(), listeners));
-    if let Some(Err(error)) = sent {
-        tracing::warn!(%error, "listeners of the sandbox not handed over");
+    match sent {
+        None => false,
+        Some(Ok(())) => true,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "listeners of the sandbox not handed over");
+            false
+        }
     }
 }
 
-/// Takes the listeners from the shim in `dir`; `None` while it has none.
-pub(crate) async fn take(dir: &Path) -> io::Result<Option<Vec<SandboxListener>>> {
+/// Takes the listeners and the access from the shim in `dir`; `None` while it has no listeners.
+pub(crate) async fn take(dir: &Path) -> io::Result<Option<Handover>> {
     let dir = dir.to_owned();
     let connected = spawn_blocking(move || {
         let (_open_dir, path) = socket_path(&dir, SOCKET_FILE)?;
@@ -205,12 +230,14 @@ pub(crate) async fn take(dir: &Path) -> io::Result<Option<Vec<SandboxListener>>>
     };
     shim.set_nonblocking(true)?;
     let shim = UnixStream::from_std(shim)?;
-    match receive(&shim).await {
-        Ok(listeners) => open(listeners).map(Some),
+    let listeners = match receive(&shim).await {
+        Ok(listeners) => open(listeners)?,
         // A shim that ends, or that has none yet.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let access = access::receive(shim).await?;
+    Ok(Some(Handover { listeners, access }))
 }
 
 /// Listeners by their kinds, ready to accept.
@@ -241,6 +268,7 @@ mod tests {
         task::yield_now,
         time::timeout,
     };
+    use zeroize::Zeroizing;
 
     #[tokio::test]
     async fn listeners_reach_each_owner() {
@@ -252,7 +280,10 @@ mod tests {
         let received = Received::new(None);
         let updates = watch::Sender::new(());
         let mut updated = updates.subscribe();
-        let served = hand_over(dir.path().to_owned(), received.subscribe(), updates);
+        // More than a socket holds at once.
+        let access = Zeroizing::new(vec![7; 900_000]);
+        let kept = Some(access.clone());
+        let served = hand_over(dir.path().to_owned(), received.subscribe(), kept, updates);
         let owners = async {
             while !dir.path().join(SOCKET_FILE).exists() {
                 yield_now().await;
@@ -266,7 +297,9 @@ mod tests {
             ]));
             updated.changed().await.unwrap();
             for _ in 0..2 {
-                let mut listeners = take(dir.path()).await.unwrap().unwrap();
+                let taken = take(dir.path()).await.unwrap().unwrap();
+                assert!(taken.access.as_ref() == Some(&access));
+                let mut listeners = taken.listeners;
                 assert_eq!(listeners.len(), 2);
                 assert!(matches!(listeners[0], SandboxListener::InferenceUnix(_)));
                 let Some(SandboxListener::EgressTcp(tcp)) = listeners.pop() else {

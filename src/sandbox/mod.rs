@@ -11,7 +11,8 @@
 //! | [`supervisor`], [`guest`] | drives one container by it, without a command and with one |
 //! | [`cleanup`] | removal of a container whose exit is known |
 //! | [`pool`] | how many are worth starting before there are commands for them |
-//! | [`listeners`] | listeners in it for calls of models, which its owner serves |
+//! | [`listeners`] | listeners in it for calls of models and for the proxy, which its owner serves |
+//! | [`access`] | what its owner needs to serve them, kept in the memory of the shim |
 //! | [`execs`], [`outbox`] | commands beside the first, and messages with descriptors to init |
 //! | [`stdin`] | what the command reads, on its way to init |
 //! | [`start`] | starts a container; where podman refuses, tells a fault of the image from one of podman |
@@ -27,6 +28,7 @@
 //! - An exit means that every process of the sandbox is dead and that all its output was passed on. The container is
 //!   removed after that ([`cleanup`]).
 
+pub(crate) mod access;
 mod cleanup;
 mod execs;
 mod exit;

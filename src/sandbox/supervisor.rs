@@ -108,6 +108,7 @@ impl Sandbox {
             descriptors: [init_end.into(), stdout_end, stderr_end],
             listeners: channel.transpose()?,
             inference: config.inference,
+            egress: config.egress,
             detached: true,
         })?;
         let (from_init, to_init) = control.into_split();

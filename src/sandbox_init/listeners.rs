@@ -25,8 +25,9 @@ use std::{
 
 /// Port of models on loopback: the one of Ollama, which its clients expect.
 pub const INFERENCE_PORT: u16 = 11434;
-/// Directory of the Unix socket for models, a file system of its own, since an image's user may not write to `/run`.
-pub const INFERENCE_DIRECTORY: &str = "/run/cynode";
+/// Directory of the Unix socket for models and of the [authorities](super::authority), a file system of its own, since an
+/// image's user may not write to `/run`.
+pub const RUNTIME_DIRECTORY: &str = "/run/cynode";
 /// Path of that Unix socket.
 pub const INFERENCE_SOCKET: &str = "/run/cynode/inference-proxy.sock";
 /// Port of the proxy on loopback: the one that proxies usually have.

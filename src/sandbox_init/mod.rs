@@ -43,6 +43,7 @@
     reason = "PID 1 speaks to the kernel; each use says why it is sound"
 )]
 
+pub mod authority;
 mod channel;
 mod command;
 mod control;
@@ -130,7 +131,9 @@ fn run() -> io::Result<()> {
         return Ok(());
     };
     // Before the command, which could take their addresses.
-    let opened = listeners::open(&spec);
+    let opened = listeners::open(&spec)
+        .map_err(|error| io::Error::other(format!("no listener for models or the proxy: {error}")));
+    let opened = opened.and_then(|()| authority::place(&spec.authority));
     forward_signals();
     let reporter = Arc::new(reporter);
     let execs = Arc::new(Execs::new(Arc::clone(&reporter)));
@@ -143,8 +146,6 @@ fn run() -> io::Result<()> {
     };
     Requests::new((first, spec.command.is_empty()), sender, &execs, &reporter).serve(channel);
     let kills_before = oom::kills();
-    let opened = opened
-        .map_err(|error| io::Error::other(format!("no listener for models or the proxy: {error}")));
     let end = match opened {
         Ok(()) if spec.command.is_empty() => stay(first, &execs, &reporter)?,
         opened => run_first(first, (&spec, stdin, output), opened, &execs, &reporter)?,

@@ -43,8 +43,9 @@ use std::{
 };
 
 /// Version of these messages. 2: a command says whether it has a stdin; 3: and whether it may use models; 4: several
-/// commands, each with a directory and streams; 5: a command says whether it may reach hosts through the proxy.
-pub const VERSION: u8 = 5;
+/// commands, each with a directory and streams; 5: a command says whether it may reach hosts through the proxy; 6: and
+/// which authority it is to trust.
+pub const VERSION: u8 = 6;
 /// Bytes of a message before its payload.
 pub const HEADER_BYTES: usize = 9;
 /// Largest payload to init: twice what validation of a job lets through, with room for the lengths.

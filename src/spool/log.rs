@@ -8,10 +8,10 @@
 //!
 //! Output is a time in milliseconds (i64, little endian) and a [chunk](OutputChunk::write_to). The release before wrote
 //! it as text without a time, under other letters; both may stand in one log, because a shim of either release may be
-//! followed by a worker of the other.
+//! followed by a worker of the other. An event of the proxy is such a time and JSON.
 
 use crate::api::{
-    events::{OutputChunk, Stream},
+    events::{EgressEvent, OutputChunk, Stream},
     time::Time,
 };
 use std::{
@@ -39,6 +39,8 @@ pub enum RecordKind {
     Output(Stream),
     /// The command printed; the content is text, without a time.
     Text(Stream),
+    /// The proxy decided, or what it let through has ended.
+    Egress,
 }
 
 impl RecordKind {
@@ -51,6 +53,7 @@ impl RecordKind {
             Self::Output(Stream::Stderr) => b'E',
             Self::Text(Stream::Stdout) => b'o',
             Self::Text(Stream::Stderr) => b'e',
+            Self::Egress => b'n',
         }
     }
 
@@ -63,12 +66,13 @@ impl RecordKind {
             b'E' => Self::Output(Stream::Stderr),
             b'o' => Self::Text(Stream::Stdout),
             b'e' => Self::Text(Stream::Stderr),
+            b'n' => Self::Egress,
             _ => return None,
         })
     }
 }
 
-/// Bytes of the time before a chunk.
+/// Bytes of the time before a chunk or an event.
 const TIME_BYTES: usize = 8;
 /// Bytes of a record's content that tell how much of it is output: time, flags.
 pub const OUTPUT_PREFIX_BYTES: usize = TIME_BYTES + 1;
@@ -85,6 +89,21 @@ pub fn decode_output(stream: Stream, content: &[u8]) -> Option<(Time, OutputChun
     let (time, chunk) = content.split_first_chunk::<TIME_BYTES>()?;
     let time = Time::from_millis(i64::from_le_bytes(*time));
     Some((time, OutputChunk::read_from(stream, chunk)?))
+}
+
+/// Content of a record of the proxy.
+pub fn encode_egress(event: &EgressEvent, time: Time) -> Vec<u8> {
+    let mut content = time.as_millis().to_le_bytes().to_vec();
+    // Nothing in it can fail to be JSON.
+    content.extend(serde_json::to_vec(event).unwrap_or_default());
+    content
+}
+
+/// Time and event of such a record; `None` where the content is not one.
+pub fn decode_egress(content: &[u8]) -> Option<(Time, EgressEvent)> {
+    let (time, event) = content.split_first_chunk::<TIME_BYTES>()?;
+    let time = Time::from_millis(i64::from_le_bytes(*time));
+    Some((time, serde_json::from_slice(event).ok()?))
 }
 
 /// Amount of a stream, and the number of its last event.

@@ -74,7 +74,7 @@ impl LogReader {
     }
 
     /// The next records, with about `enough` bytes of output; none when all were read. Without `output` the command's
-    /// output is skipped.
+    /// output is skipped, and with it the events of its proxy.
     pub fn read(&mut self, enough: usize, output: bool) -> io::Result<Vec<LogRecord>> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         while bytes < enough {
@@ -116,7 +116,13 @@ impl LogReader {
                 let detail = String::from_utf8_lossy(&content).into_owned();
                 (None, RecordContent::Status(detail))
             }
-            RecordKind::Output(_) | RecordKind::Text(_) if !output => return None,
+            RecordKind::Output(_) | RecordKind::Text(_) | RecordKind::Egress if !output => {
+                return None;
+            }
+            RecordKind::Egress => {
+                let (time, event) = log::decode_egress(&content)?;
+                (Some(time), RecordContent::Egress(event))
+            }
             RecordKind::Output(stream) => {
                 let (time, chunk) = log::decode_output(stream, &content)?;
                 (Some(time), RecordContent::Output(chunk))

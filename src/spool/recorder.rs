@@ -2,13 +2,14 @@
 
 use super::{
     AcceptedJob, LogReader, Spool,
-    log::RecordKind,
+    log::{RecordKind, encode_egress},
     writer::{LogWriter, record_length},
 };
 use crate::api::{
     PAYLOAD_VERSION,
     events::{
-        OutputChunk, OutputLog, RecordContent, ResultEvent, Stream, Utf8Decoder, prefix_with_text,
+        EgressEvent, MAX_EGRESS_EVENTS, OutputChunk, OutputLog, RecordContent, ResultEvent, Stream,
+        Utf8Decoder, prefix_with_text,
     },
     jobs::{Effective, JobError, JobErrorKind, JobInference, JobResult, Outcome},
     sandboxes::EndReason,
@@ -91,6 +92,8 @@ pub struct JobRecorder {
     kept: OutputLog,
     decoders: [Utf8Decoder; 2],
     started_at: Option<Time>,
+    /// Events of the proxy in the log.
+    egress_events: u64,
 }
 
 impl JobRecorder {
@@ -100,6 +103,7 @@ impl JobRecorder {
         let mut decoders = [Utf8Decoder::default(), Utf8Decoder::default()];
         let mut writer = LogWriter::open(spool.path().to_owned(), limit)?;
         let mut reader = LogReader::open(spool.path().to_owned(), 0);
+        let mut egress_events = 0;
         loop {
             // A part that can't be read keeps no job from its end.
             let records = reader.read(READ_BYTES, true).unwrap_or_else(|error| {
@@ -112,8 +116,12 @@ impl JobRecorder {
             for record in &records {
                 kept.append(record);
                 writer.replay(record);
-                if let RecordContent::Output(chunk) = &record.content {
-                    decoders[chunk.stream as usize] = chunk.decoder_behind();
+                match &record.content {
+                    RecordContent::Output(chunk) => {
+                        decoders[chunk.stream as usize] = chunk.decoder_behind();
+                    }
+                    RecordContent::Egress(_) => egress_events += 1,
+                    _ => {}
                 }
             }
         }
@@ -126,6 +134,7 @@ impl JobRecorder {
             kept,
             decoders,
             started_at: reader.started_at(),
+            egress_events,
         })
     }
 
@@ -142,6 +151,20 @@ impl JobRecorder {
         self.kept.mark_started();
         self.writer
             .append(RecordKind::Started, &now.as_millis().to_le_bytes());
+    }
+
+    /// Appends an event of the proxy, unless there are as many as a log takes; the last says so.
+    pub fn append_egress(&mut self, mut event: EgressEvent) {
+        if self.egress_events >= MAX_EGRESS_EVENTS {
+            return;
+        }
+        self.egress_events += 1;
+        if self.egress_events == MAX_EGRESS_EVENTS {
+            event.mark_last();
+        }
+        self.kept.skip_event();
+        let content = encode_egress(&event, Time::now());
+        self.writer.append(RecordKind::Egress, &content);
     }
 
     /// Appends output of the command: bytes at once, so that a reader of bytes waits for none, in records that end

@@ -67,7 +67,7 @@ impl LogWriter {
         match &record.content {
             RecordContent::Output(chunk) => self.count(chunk.stream, chunk.bytes.len() as u64),
             RecordContent::Gap { stream, bytes } => self.count(*stream, *bytes),
-            RecordContent::Status(_) | RecordContent::Started => {}
+            RecordContent::Status(_) | RecordContent::Started | RecordContent::Egress(_) => {}
         }
     }
 

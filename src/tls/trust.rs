@@ -4,6 +4,7 @@ use super::{
     Pin, provider,
     verifier::{Rule, Verifier},
 };
+use crate::errors;
 use rustls::{
     ClientConfig, RootCertStore,
     client::{Resumption, WebPkiServerVerifier},
@@ -110,9 +111,13 @@ impl Trust {
 /// Verifier by the authorities of the system and of a file; `None` where there are none.
 fn authorities(ca_file: Option<&Path>) -> io::Result<Option<Arc<WebPkiServerVerifier>>> {
     let system = rustls_native_certs::load_native_certs();
-    if !system.errors.is_empty() {
-        let errors = system.errors.len();
-        tracing::debug!(errors, "some of the system's authorities can't be read");
+    // Mostly SSL_CERT_FILE or SSL_CERT_DIR, which lead to nothing.
+    for error in &system.errors {
+        let error = errors::chain(error);
+        tracing::warn!(
+            error,
+            "authorities for TLS can't be read, and those in them are not trusted"
+        );
     }
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(system.certs);

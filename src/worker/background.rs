@@ -33,6 +33,11 @@ pub(super) fn spawn_all(
     tasks.spawn("trash", async move { trash.run(queue).await });
     tasks.spawn("watch_podman", watch_podman(Arc::clone(ctx), home));
     tasks.spawn("watch_data_dir", watch_data_dir(Arc::clone(ctx)));
+    let shared = Arc::clone(ctx);
+    tasks.spawn(
+        "egress_cache",
+        async move { shared.egress.open_cache().await },
+    );
     tasks.spawn("disk_guard", disk_guard::run_disk_guard(Arc::clone(ctx)));
     if let Some(limit) = storage.workspace_limit {
         let guard = workspace_guard::run_workspace_guard(Arc::clone(ctx), limit);

@@ -90,14 +90,12 @@ impl WorkerContext {
         let graph_root = &engine.info().graph_root;
         let metrics = Metrics::default();
         let starts = metrics.starts.clone();
+        let min_free = settings.storage.min_free;
+        let place = (home.path.as_path(), min_free);
+        let egress = EgressGateway::new(settings.egress.clone(), place, &metrics.egress);
         Self {
             warm: WarmPool::new(settings.most_warm(), &settings.prefetch_images, starts),
-            disk: Disk::new(
-                &home.jobs_dir,
-                graph_root,
-                &home.path,
-                settings.storage.min_free,
-            ),
+            disk: Disk::new(&home.jobs_dir, graph_root, &home.path, min_free),
             disk_probes: DiskProbes::default(),
             engine,
             init: home.init.clone(),
@@ -121,7 +119,7 @@ impl WorkerContext {
             live: LiveJobs::default(),
             model_server: ModelServer::default(),
             models: ModelGateway::default(),
-            egress: EgressGateway::new(settings.egress.clone()),
+            egress,
         }
     }
 

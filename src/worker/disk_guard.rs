@@ -135,8 +135,9 @@ pub(super) async fn run_disk_guard(ctx: Arc<WorkerContext>) {
             unexplained = 0;
             continue;
         }
-        // Cached contents can be had again, so they go before a job does.
+        // What is cached can be had again, so it goes before a job does.
         ctx.contents.make_room(0).await;
+        ctx.egress.make_room().await;
         let began = Instant::now();
         let jobs = live.borrow_and_update().clone();
         let usages = join_all(jobs.iter().map(|job| measure(&ctx, job, WALK_TIMEOUT))).await;

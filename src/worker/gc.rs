@@ -27,6 +27,7 @@ pub(super) async fn run_gc(ctx: Arc<WorkerContext>, ledger: Arc<Ledger>, retain:
         // A directory that took its place knows nothing of the jobs that run.
         if ctx.verify_data_dir().await.is_ok() {
             ctx.contents.make_room(0).await;
+            ctx.egress.make_room().await;
             collect(&ctx, &ledger, retain).await;
             snapshots::clear_up(&ctx).await;
         }

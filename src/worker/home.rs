@@ -8,6 +8,7 @@
 //!   node-uuid                      label of this node's containers
 //!   tombstones                     forgotten jobs
 //!   contents/                      contents that jobs need or needed (see contents)
+//!   egress-cache/                  downloads of jobs, for later ones (see egress/cache)
 //!   loads/                         what podman unpacks of images that are pushed (see image_load)
 //!   pulled-images.json             images that this node pulled
 //!   snapshots/                     snapshots of sandboxes (see snapshots)

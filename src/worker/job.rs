@@ -218,6 +218,7 @@ async fn supervise(
     let slow_start = Instant::now() + SLOW_START_DELAY;
     let mut is_checked = false;
     let mut listeners = pin!(serve_listeners(ctx, job));
+    let mut notes = job.notes.receiver().await;
     loop {
         tokio::select! {
             () = sleep_until(slow_start), if !is_checked => {
@@ -245,6 +246,7 @@ async fn supervise(
             never = &mut listeners => match never {},
             // The sender lives in `job`.
             Ok(()) = stdin.changed() => handle.notify_stdin(),
+            Some(note) = notes.recv(), if handle.takes_notes() => handle.note(note.content()),
             request = stop_requested(job, sent) => {
                 sent = Some(request);
                 handle.stop(request);

@@ -9,6 +9,7 @@
 
 use super::{
     artifacts::{self, CollectRequest},
+    edge::{self, EdgeAccess},
     egress,
     job_end::{job_end, out_of_memory},
     masking::{Masking, Recording},
@@ -77,6 +78,9 @@ pub(super) struct JobConfig {
     /// Values of secrets, by their variables. They come over a pipe or the shim's socket, and stay in its memory.
     #[serde(default, skip_serializing_if = "SecretValues::is_empty")]
     pub(super) secrets: SecretValues,
+    /// What is for the proxy alone, and comes the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) edge: Option<EdgeAccess>,
     /// Whether they are masked in output.
     #[serde(default)]
     pub(super) mask: bool,
@@ -144,7 +148,7 @@ async fn run_job(
     sandbox: SandboxConfig,
     config: JobConfig,
     warm: Option<Box<Sandbox>>,
-    shim: Shim,
+    mut shim: Shim,
 ) -> io::Result<()> {
     let spool = Spool::at(config.spool.clone());
     let Some(spec) = spool.request()? else {
@@ -152,7 +156,8 @@ async fn run_job(
             "the request is gone; its command may have run",
         ));
     };
-    let masking = Masking::new(&config.secrets, config.mask);
+    let masked = edge::masked(&config.secrets, config.edge.as_ref());
+    let masking = Masking::new(&masked, config.mask);
     let recorder = JobRecorder::open(&spool, config.accepted.clone(), config.log_bytes)?;
     let recording = Recording::new(recorder, &masking);
     let sink = SpoolSink::new(&spool, recording, shim.updates.clone());
@@ -173,7 +178,9 @@ async fn run_job(
         None => sandbox::start(&sandbox, &shim.stops).await,
     };
     let stays = (session.as_ref(), masking);
-    let (end, container) = end_of(start, &exec, stays, (&config, &sink), &shim).await;
+    let notes = shim.notes.take();
+    let ended = end_of(start, &exec, stays, (&config, &sink), &shim);
+    let (end, container) = sink.record_notes(notes, ended).await;
     let effective = Some(config.effective.clone());
     let mut result = sink.take_result(end, effective);
     let SandboxConfig { engine, init, .. } = &sandbox;
@@ -213,7 +220,7 @@ async fn end_of(
     let (exit, container) = match start {
         Ok(Start::Ready(sandbox)) => {
             if exec.spec.has_inference || exec.spec.has_egress {
-                hand_over_listeners(config.spool.clone(), &sandbox, shim);
+                hand_over_listeners(config, &sandbox, shim);
             }
             let session = serve_execs(config, exec, (stays, masking), &sandbox, shim);
             if session.is_none() && stays.is_some() {
@@ -275,10 +282,15 @@ fn serve_execs(
     }
 }
 
-/// Serves the listeners for models and for the proxy to the worker, in the background.
-fn hand_over_listeners(dir: PathBuf, sandbox: &Sandbox, shim: &Shim) {
+/// Serves the listeners for models and for the proxy to the worker, in the background, with what is at the edge.
+fn hand_over_listeners(config: &JobConfig, sandbox: &Sandbox, shim: &Shim) {
     let received = sandbox.listeners().subscribe();
-    let served = listeners::hand_over(dir, received, shim.updates.clone());
+    let access = config.edge.as_ref().map(EdgeAccess::encode).transpose();
+    let access = access.unwrap_or_else(|error| {
+        tracing::error!(%error, "secrets at the edge can't be handed over");
+        None
+    });
+    let served = listeners::hand_over(config.spool.clone(), received, access, shim.updates.clone());
     background::spawn("hand_over_listeners", async {
         if let Err(error) = served.await {
             tracing::warn!(%error, "models and the proxy can't be served in the sandbox");
@@ -320,8 +332,8 @@ fn stdin(
     }))
 }
 
-/// Variables for clients of models and of the proxy, the job's own environment and its secrets, then the variables that it
-/// can't override.
+/// Variables for clients of models and of the proxy, the job's own environment, its secrets and the placeholders of others,
+/// then the variables that it can't override.
 fn exec(
     config: &JobConfig,
     (inference, egress): (bool, bool),
@@ -349,20 +361,27 @@ fn exec(
         .map(|(name, value)| (name.into(), value.into()));
     let secrets = config.secrets.iter();
     let secrets = secrets.map(|(name, value)| (name.into(), value.into()));
+    let at_edge = config.edge.as_ref();
+    let trust = at_edge.into_iter().flat_map(EdgeAccess::variables);
+    let placeholders = at_edge.into_iter().flat_map(EdgeAccess::placeholders);
+    let authority = at_edge.map(EdgeAccess::authority).unwrap_or_default();
     let grace = spec.grace_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
     Exec {
         spec: ExecSpec {
             command: spec.command.into_iter().map(Into::into).collect(),
             env: models
                 .chain(proxy)
+                .chain(trust)
                 .chain(requested)
                 .chain(secrets)
+                .chain(placeholders)
                 .chain(devices)
                 .chain(own.map(|(name, value)| (name.into(), value.into())))
                 .collect(),
             has_stdin: stdin.is_some(),
             has_inference: inference,
             has_egress: egress,
+            authority: authority.to_vec(),
             ..ExecSpec::default()
         },
         stdin,

@@ -9,6 +9,7 @@ use super::{
     artifacts,
     context::WorkerContext,
     disk_guard::LiveJob,
+    edge::Divided,
     job_files::place_files,
     job_shim::{JobConfig, ShimConfig},
     job_stop::cancel_requested,
@@ -37,8 +38,8 @@ use tokio::time::timeout;
 
 /// Longest wait for a warm sandbox that is being started.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most bytes of secrets that a warm sandbox is assigned: however they are escaped, they fit into a frame with the rest of the
-/// assignment. More of them go to a new shim, which reads its config to the end.
+/// Most bytes of secrets, and of what is for the edge, that a warm sandbox is assigned: however they are escaped, they fit into
+/// a frame with the rest of the assignment. More of them go to a new shim, which reads its config to the end.
 const MAX_WARM_SECRET_BYTES: usize = 8 * 1024;
 
 /// Job whose sandbox is being started, or has it already.
@@ -70,6 +71,11 @@ pub(super) async fn start<'a>(
     prepared: &Prepared<'_>,
     may_be_warm: bool,
 ) -> Result<Started<'a>, StartError> {
+    let secrets = &Divided::new(spec, secrets).map_err(|error| {
+        engine_error(format!(
+            "no authority for the sandbox could be made: {error}"
+        ))
+    })?;
     let may_be_warm = may_be_warm && secrets.bytes() <= MAX_WARM_SECRET_BYTES;
     if may_be_warm && let Some(warm) = take_warm(ctx, &live.job, prepared).await? {
         return hand_over(ctx, live, (spec, secrets), prepared, warm).await;
@@ -105,7 +111,7 @@ async fn take_warm(
 async fn hand_over<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
-    parts: (&SandboxSpec, &SecretValues),
+    parts: (&SandboxSpec, &Divided),
     prepared: &Prepared<'_>,
     mut warm: WarmSandbox,
 ) -> Result<Started<'a>, StartError> {
@@ -124,7 +130,7 @@ async fn hand_over<'a>(
 async fn try_hand_over<'a>(
     ctx: &'a WorkerContext,
     live: &Arc<LiveJob>,
-    (spec, secrets): (&SandboxSpec, &SecretValues),
+    (spec, secrets): (&SandboxSpec, &Divided),
     prepared: &Prepared<'_>,
     warm: &mut WarmSandbox,
 ) -> Result<StartMark<'a>, StartError> {
@@ -179,7 +185,7 @@ async fn place_for(
 async fn start_new(
     ctx: &WorkerContext,
     job: &Arc<Job>,
-    parts: (&SandboxSpec, &SecretValues),
+    parts: (&SandboxSpec, &Divided),
     prepared: &Prepared<'_>,
 ) -> io::Result<ShimHandle> {
     let id = SandboxId::random();
@@ -232,7 +238,7 @@ pub(super) fn sandbox_config(
 fn job_config(
     ctx: &WorkerContext,
     job: &Job,
-    (spec, secrets): (&SandboxSpec, &SecretValues),
+    (spec, secrets): (&SandboxSpec, &Divided),
     prepared: &Prepared<'_>,
 ) -> JobConfig {
     let asked = spec.timeout_seconds;
@@ -263,7 +269,8 @@ fn job_config(
         device_env: variables(&prepared.gpus),
         artifact_limit: ctx.artifact_limit,
         min_free: ctx.disk.min_free,
-        secrets: secrets.clone(),
+        secrets: secrets.for_command.clone(),
+        edge: secrets.edge.clone(),
         mask: spec.mask.unwrap_or(true),
     }
 }

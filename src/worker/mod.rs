@@ -10,7 +10,8 @@
 //! [`Worker::close`] ends it in the reverse order: no new jobs, time for those that run, then the API.
 //!
 //! A job walks from `api` through the `ledger` (is it known? is there a slot?) to `job` (its sandbox, its
-//! result); `event_stream` reads what it printed. `gc` removes results that were never fetched, `trash` the
+//! result); `event_stream` reads what it printed. `egress` is the proxy through which it reaches hosts, and `edge` has
+//! the secrets that enter its requests there. `gc` removes results that were never fetched, `trash` the
 //! trees that jobs left, `image_gc` their images; `disk_guard`,
 //! `workspace_guard` and `memory_guard` stop a job that takes too much.
 
@@ -26,6 +27,7 @@ mod context;
 mod disk;
 mod disk_guard;
 mod disk_probe;
+mod edge;
 mod egress;
 mod event_stream;
 mod features;
@@ -52,6 +54,7 @@ mod measure;
 mod memory_guard;
 mod metrics;
 mod models;
+mod notes;
 mod orphans;
 mod placement;
 mod prepare;

@@ -3,12 +3,12 @@
 //! A job has listeners for models, for the proxy, for both or for none. They stay in the shim while the worker is
 //! restarted, and each worker takes them at its start.
 
-use super::{context::WorkerContext, egress, ledger::Job, sandbox_inference};
+use super::{context::WorkerContext, edge::EdgeAccess, egress, ledger::Job, sandbox_inference};
 use crate::{
     backoff::Backoff,
     http::private::PrivateListener,
     retry::retry,
-    sandbox::listeners::{self, SandboxListener},
+    sandbox::listeners::{self, Handover, SandboxListener},
 };
 use std::{convert::Infallible, future::pending, io, path::Path, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
@@ -28,12 +28,14 @@ pub(super) async fn serve_listeners(ctx: &WorkerContext, job: &Arc<Job>) -> Infa
     let taken = retry(backoff, "take the listeners of a sandbox", || {
         take_listeners(job.spool.path(), job.subscribe())
     });
-    let (models, proxies) = split(taken.await);
+    let Handover { listeners, access } = taken.await;
+    let (models, proxies) = split(listeners);
     let _models = (!models.is_empty()).then(|| sandbox_inference::serve(ctx, job, models));
     let Some(allowed) = &job.accepted.egress else {
         return pending().await;
     };
-    egress::serve(ctx, job, allowed, proxies).await
+    let access = access.and_then(|access| EdgeAccess::decode(&access));
+    egress::serve(ctx, job, (allowed, access), proxies).await
 }
 
 /// Listeners for models, and those for the proxy.
@@ -51,17 +53,14 @@ fn split(listeners: Vec<SandboxListener>) -> (Vec<PrivateListener>, Vec<TcpListe
     (models, proxies)
 }
 
-/// Listeners of the shim in `dir`, as soon as it has them, of which it notifies `updates`.
-async fn take_listeners(
-    dir: &Path,
-    mut updates: watch::Receiver<()>,
-) -> io::Result<Vec<SandboxListener>> {
+/// Listeners of the shim in `dir`, with its access, as soon as it has them, of which it notifies `updates`.
+async fn take_listeners(dir: &Path, mut updates: watch::Receiver<()>) -> io::Result<Handover> {
     loop {
         updates.mark_unchanged();
         let taken = timeout(HANDOVER_TIMEOUT, listeners::take(dir)).await;
         let taken = taken.map_err(|_| io::Error::other("the shim does not hand them over"))?;
-        if let Some(listeners) = taken? {
-            return Ok(listeners);
+        if let Some(taken) = taken? {
+            return Ok(taken);
         }
         // An update that was lost is made up for.
         let _ = timeout(RETRY_INTERVAL, updates.changed()).await;
@@ -78,7 +77,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (received, updates) = (Received::new(None), watch::Sender::new(()));
         let dir_of_shim = dir.path().to_owned();
-        let handed_over = listeners::hand_over(dir_of_shim, received.subscribe(), updates.clone());
+        let handed_over =
+            listeners::hand_over(dir_of_shim, received.subscribe(), None, updates.clone());
         let mut seen = updates.subscribe();
         let taken = async {
             let later = async {
@@ -96,7 +96,7 @@ mod tests {
         tokio::select! {
             ended = handed_over => panic!("ended early: {ended:?}"),
             taken = taken => {
-                let (models, proxies) = split(taken.unwrap());
+                let (models, proxies) = split(taken.unwrap().listeners);
                 assert_eq!((models.len(), proxies.len()), (1, 1));
             }
         }

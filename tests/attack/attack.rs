@@ -3,7 +3,8 @@
 //!
 //! With the argument `legitimate` it tries, in the same form, what must stay possible. With `trees` and directories it
 //! fills each with trees that are hard to remove; with `files`, a number and a directory, with files. With `mapped`
-//! and a directory it fills the disk with deleted files that it has mapped, and stays.
+//! and a directory it fills the disk with deleted files that it has mapped, and stays. With `fetch`, a host and port, the name
+//! of a server, a path and a header it asks for that over HTTPS, as a program does that knows only what variables say.
 
 #![allow(
     unsafe_code,
@@ -11,6 +12,7 @@
     reason = "system calls that libraries don't offer, and a command's own output"
 )]
 
+mod fetch;
 mod mapped;
 mod trees;
 
@@ -50,6 +52,13 @@ fn main() {
             loop {
                 std::thread::park();
             }
+        }
+        ["fetch", target, name, path, header] => {
+            match fetch::fetch(target, name, path, header) {
+                Ok(answer) => println!("{answer}"),
+                Err(error) => println!("failed: {error}"),
+            }
+            return;
         }
         ["files", count, place] => return trees::many_files(count, place),
         _ => {}

@@ -1,9 +1,7 @@
 //! Hosts that a job reaches through the proxy of its node, and every way around it.
 
 use crate::support::{
-    Api, Call, Cluster, Node, Sandbox,
-    cluster::wait_ready,
-    eventually,
+    Api, Call, Cluster, Sandbox, eventually,
     exposition::Exposition,
     listener::{Calls, Listener},
 };
@@ -19,7 +17,7 @@ use std::{
 };
 
 /// Flags of an operator who lets jobs reach any host, also those of this machine.
-const OPEN: [&str; 4] = [
+pub(crate) const OPEN: [&str; 4] = [
     "--egress-allow",
     "*",
     "--egress-allow-private",
@@ -28,23 +26,25 @@ const OPEN: [&str; 4] = [
 /// Shell functions: `get URL` asks for a page as programs do, `ask HEAD` sends a request to the proxy. A client that is
 /// told to keep away from the proxy for `localhost` would ask the sandbox itself. nc closes its side with the end of its
 /// input, and a server takes that for a client that has left.
-const ASK: &str = r#"unset no_proxy NO_PROXY
+pub(crate) const ASK: &str = r#"unset no_proxy NO_PROXY
 get() { wget -q -O - "$1"; }
 ask() { { printf "$1"; sleep 1; } | nc 127.0.0.1 3128 | tr -d '\r'; echo; }
 "#;
 
 /// Host that answers every call with `hello`.
-fn host() -> (Listener, Calls) {
+pub(crate) fn host() -> (Listener, Calls) {
     let calls = Calls::default();
     let listener = Listener::open("127.0.0.1:0", &calls, |_, answer| answer.text(200, "hello"));
     (listener, calls)
 }
 
-fn open_cluster() -> Cluster {
+/// Cluster with such an operator.
+pub(crate) fn open_cluster() -> Cluster {
     Cluster::start_orchestrated(&OPEN)
 }
 
-fn task(allow: &[&str], script: &str) -> Value {
+/// Task that may reach these hosts, with a script that has the shell functions.
+pub(crate) fn task(allow: &[&str], script: &str) -> Value {
     json!({
         "script": format!("{ASK}{script}"),
         "network_policy": "allowlist",
@@ -78,7 +78,7 @@ fn job_reaches_listed_host_without_a_network() {
     let cluster = open_cluster();
     let name = format!("localhost:{}", server.address.port());
     let script = format!(
-        "get http://{name}/a?b=c; echo; ls /sys/class/net; ls -d /run/cynode; env | grep -ci '_proxy=http://127.0.0.1:3128'; \
+        "get http://{name}/a?b=c; echo; ls /sys/class/net; ls -A /run/cynode; env | grep -ci '_proxy=http://127.0.0.1:3128'; \
          nc -w 1 127.0.0.1 {} </dev/null && echo open; nc -w 1 192.0.2.1 80 </dev/null && echo network; \
          get http://other.example/ || echo refused",
         server.address.port()
@@ -350,13 +350,7 @@ fn proxy_survives_restart_of_node() {
         sums.contains("\"bytes_received\":5").then_some(place)
     });
     cluster.node.process.kill();
-    cluster.node = Node::start(
-        cluster.home(),
-        "box",
-        &cluster.orchestrator.control_url,
-        &[],
-    );
-    wait_ready(&cluster.orchestrator);
+    cluster.restart_node();
     fs::write(place.join("workspace/go"), "").unwrap();
     cluster.finish(&id);
     let result = &cluster.result(&id)["jobs"][0]["result_object"];

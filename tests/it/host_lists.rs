@@ -260,7 +260,7 @@ fn command_line_asks_and_shows() {
         (["--allow", "10.0.0.1"], "this host is an IP address"),
         (
             ["--egress-profile", "perl"],
-            "expected one of python, node, rust, debian, models, git",
+            "expected one of python, node, rust, debian, alpine, models, git",
         ),
     ] {
         let done = cli(&[&["run"][..], &asked[..], &["true"][..]].concat());

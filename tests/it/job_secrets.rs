@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Value with characters that each encoding changes.
-const VALUE: &str = "Swordfish/4711+ \"é\"~";
+pub(crate) const VALUE: &str = "Swordfish/4711+ \"é\"~";
 
 /// Forms in which the value could be somewhere.
 fn forms() -> Vec<String> {
@@ -63,7 +63,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// Fails where a file of the test holds the value in any form: data directories and logs of both roles.
 #[track_caller]
-fn assert_on_no_disk(cluster: &Cluster) {
+pub(crate) fn assert_on_no_disk(cluster: &Cluster) {
     let forms = forms();
     let mut count = 0;
     for path in files(cluster.home()) {

@@ -80,6 +80,7 @@ fn sandbox_calls(id: &str) -> Vec<(&'static str, String, bool)> {
         ("GET", format!("/v1/sandboxes/{id}"), false),
         ("DELETE", format!("/v1/sandboxes/{id}"), false),
         ("POST", format!("/v1/sandboxes/{id}/renew"), false),
+        ("GET", format!("/v1/sandboxes/{id}/events"), false),
         ("POST", format!("/v1/sandboxes/{id}/snapshot"), false),
         ("GET", "/v1/snapshots".to_owned(), false),
         ("DELETE", "/v1/snapshots/dev".to_owned(), false),

@@ -1,7 +1,7 @@
 //! Sandboxes that stay, in a whole system: what they survive, and how they end.
 
 use crate::support::{
-    Cluster, Node, Orchestrator, cluster::wait_ready, eventually, lasting_port, server::kill, uuid,
+    Cluster, Orchestrator, cluster::wait_ready, eventually, lasting_port, server::kill, uuid,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -56,13 +56,7 @@ fn sandbox_survives_kill_of_every_role() {
     let before = events.find(|event| event.data["data"] == "before\n");
 
     cluster.node.process.kill();
-    cluster.node = Node::start(
-        cluster.home(),
-        "box",
-        &cluster.orchestrator.control_url,
-        &[],
-    );
-    wait_ready(&cluster.orchestrator);
+    cluster.restart_node();
     assert_eq!(cluster.exec(&id, "cat runs"), "run\n");
 
     cluster.orchestrator.process.kill();

@@ -34,7 +34,9 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 /// A cluster that has used every kind of secret, and these secrets by name.
 fn used_cluster() -> (Cluster, Vec<(&'static str, String)>) {
-    let cluster = Cluster::start_orchestrated(&["--trusted-proxy", "127.0.0.1"]);
+    // The stand-in speaks plain HTTP.
+    let flags = ["--trusted-proxy", "127.0.0.1", "--tls", "off"];
+    let cluster = Cluster::start_orchestrated(&flags);
     let login = json!({"handle": "admin", "password": PASSWORD});
     let first = cluster
         .orchestrator

@@ -2,7 +2,7 @@
 
 use crate::support::{
     Api, Cluster, Node, Orchestrator, StandIn,
-    cluster::{PSK, wait_ready},
+    cluster::{PSK, connect, wait_ready},
     eventually,
     process::at_terminal,
     stage::{Stage, well},
@@ -205,7 +205,12 @@ fn deleted_running_node_returns_and_client_warns() {
     let done = cluster.run(&["nodes", "forget", "box", "--yes"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""), "{done:?}");
     assert!(done.stderr.contains("stop it there first"), "{done:?}");
-    assert_eq!(cluster.run(&["nodes", "forget", "box", "--yes"]).code, 4);
+    let repeated = cluster.run(&["nodes", "forget", "box", "--yes"]).code;
+    // One with a tunnel loses it at once, and may be back.
+    assert!(
+        repeated == 4 || connect() == "dial" && repeated == 0,
+        "{repeated}"
+    );
     // The node registers again, and the orchestrator calls it with the new token.
     let id = cluster.script("echo again");
     assert_eq!(cluster.finish(&id)["status"], "completed");

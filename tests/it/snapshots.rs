@@ -1,8 +1,6 @@
 //! Snapshots of sandboxes, in a whole system with real containers.
 
-use crate::support::{
-    Api, Cluster, Node, Sandbox, cluster::wait_ready, eventually, eventually_eq, image::podman,
-};
+use crate::support::{Api, Cluster, Sandbox, eventually, eventually_eq, image::podman};
 use serde_json::{Value, json};
 use std::{fs, path::Path, thread};
 
@@ -204,9 +202,7 @@ fn killed_node_has_whole_snapshots_or_none() {
     });
     cluster.node.process.kill();
     let status = call.join().unwrap();
-    let url = cluster.orchestrator.control_url.clone();
-    cluster.node = Node::start(cluster.home(), "box", &url, &[]);
-    wait_ready(&cluster.orchestrator);
+    cluster.restart_node();
 
     assert_eq!(sandbox.output("ls d | wc -l"), "20000\n", "it goes on");
     let whole = names(&cluster.user).len();

@@ -1,7 +1,7 @@
 //! Secrets as they are stored: set, shared, removed, with a key that can be rotated or lost.
 
 use crate::support::{
-    Api, Cluster, Orchestrator, Reply,
+    Api, Cluster, Orchestrator, Reply, cynode,
     process::{at_terminal, piped, run},
 };
 use serde_json::{Value, json};
@@ -63,6 +63,10 @@ fn only_admins_share_secrets() {
     assert!(!json!(list).to_string().contains("swordfish"));
     let task = json!({"script": "true", "secrets": ["B"]});
     bob.post("/v1/tasks", &task).expect(400);
+    remove(&bob, "A").expect(204);
+    let problem = remove(&bob, "A").problem(404, "not-found");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("A --for everyone"), "{detail}");
     let log = admin.get("/v1/audit?action=secret.set").json(200);
     let log = log["events"].to_string();
     assert!(
@@ -151,14 +155,20 @@ fn lost_key_is_said_with_next_step() {
     let orchestrator = Orchestrator::start(home.path(), &[]);
     set(&orchestrator.login(), "A", "swordfish").expect(200);
     let file = orchestrator.data_dir.join("keys/secrets.key");
+    let warning = "keys/secrets.key lacks their key";
+    assert!(!orchestrator.process.stderr().contains(warning));
     drop(orchestrator);
     fs::remove_file(&file).unwrap();
     let orchestrator = Orchestrator::start(home.path(), &[]);
+    let log = orchestrator.process.stderr();
+    assert!(log.contains(warning) && log.contains("secrets=1"), "{log}");
     let admin = orchestrator.login();
     let task = json!({"script": "true", "secrets": ["A"]});
     let problem = admin.post("/v1/tasks", &task).problem(409, "conflict");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.contains("cynode secrets set A"), "{detail}");
+    let words = problem["errors"][0]["detail"].as_str().unwrap();
+    assert!(words.starts_with("names the secret A"), "{words}");
     let list = admin.get("/v1/secrets").json(200);
     assert_eq!(list["secrets"][0]["name"], "A");
     let rotated = admin.act("/v1/secrets:rotate-key").json(200);
@@ -215,6 +225,23 @@ fn command_line_stores_and_uses_secrets() {
         (0, "TOKEN removed\n")
     );
     assert!(!cluster.run(&["secrets", "list"]).stdout.contains("TOKEN"));
+}
+
+#[test]
+fn value_in_the_clear_gives_warning() {
+    let home = tempfile::tempdir().unwrap();
+    for (url, warns) in [("http://0.0.0.0:1", true), ("http://127.0.0.1:1", false)] {
+        let set = ["secrets", "set", "A", "--from-file", "-"];
+        let mut set = {
+            let mut command = cynode(home.path());
+            command.args(set).args(["--gateway-url", url]);
+            command
+        };
+        let done = piped(set.env("CYNODE_TOKEN", "token"), b"swordfish");
+        assert_ne!(done.code, 0, "{done:?}");
+        let warning = "the secret can be read on the network";
+        assert_eq!(done.stderr.contains(warning), warns, "{done:?}");
+    }
 }
 
 #[test]

@@ -185,6 +185,14 @@ fn node_unit_keeps_containers_alive() {
 }
 
 #[test]
+fn node_unit_outlives_settings_of_orchestrator() {
+    let unit = unit("cynode-node.service");
+    let prevented = setting(&unit, "RestartPreventExitStatus").unwrap();
+    // Not 6, with which a node ends whose orchestrator speaks TLS for now: all nodes would stay away once it goes back.
+    assert_eq!(prevented, "2 3 5");
+}
+
+#[test]
 fn orchestrator_unit_is_restricted() {
     let unit = unit("cynode-orchestrator.service");
     for (key, value) in [

@@ -8,7 +8,7 @@ use crate::support::{
     tls::{CertificateFiles, pin_at},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, path::Path};
 
 /// Log message at the end of a node's start.
@@ -107,6 +107,45 @@ fn later_pin_outlives_that_of_token() {
     assert_eq!(node.process.code(), 3);
     let log = node.process.stderr();
     assert!(log.contains(&other), "{log}");
+}
+
+#[test]
+fn token_of_plain_http_asks_for_new_one() {
+    let home = tempfile::tempdir().unwrap();
+    let started = Encrypted::start(home.path(), &["--tls", "on"]);
+    let (_, mut content) = started.token(home.path(), &[]);
+    content["u"] = started.url.replace("https://", "http://").into();
+    content.as_object_mut().unwrap().remove("p");
+    let token = format!("cyj_{}", URL_SAFE_NO_PAD.encode(content.to_string()));
+    let mut node = join(home.path(), &token, &[]);
+    assert_eq!(node.process.code(), 6);
+    let log = node.process.stderr();
+    for words in ["speaks TLS only", "cynode nodes token create"] {
+        assert!(log.contains(words), "{words} in {log}");
+    }
+    assert!(!log.contains("URL of --orchestrator"), "{log}");
+}
+
+#[test]
+fn token_of_plain_http_is_marked() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &["--tls", "off"]);
+    let body = json!({"url": orchestrator.control_url});
+    let created = orchestrator.login().post("/v1/join-tokens", &body);
+    let created = created.json(201);
+    assert_eq!(created["url"], body["url"]);
+    assert_eq!(created["status"], "valid");
+    drop(orchestrator);
+    let started = Encrypted::start(home.path(), &["--tls", "on"]);
+    started.token(home.path(), &[]);
+    let list = started.cli(home.path(), &["nodes", "token", "list"]);
+    for status in ["plain url", "valid"] {
+        assert!(list.stdout.contains(status), "{status}: {list:?}");
+    }
+    assert!(
+        list.stderr.contains("cynode nodes token create"),
+        "{list:?}"
+    );
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! Nodes that listen nowhere: the orchestrator calls them on a connection that they open.
 
-use crate::support::{
-    Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, Step,
-    cluster::{connect, wait_ready},
-    eventually, eventually_eq,
-    process::piped,
-    terminal::Session,
-    wire::Wire,
+use crate::{
+    stored_secrets,
+    support::{
+        Api, Cluster, Node, Orchestrator, OrchestratorStandIn, Sandbox, Step,
+        cluster::{connect, wait_ready},
+        eventually, eventually_eq,
+        orchestrator_stand_in::TUNNEL,
+        process::piped,
+        terminal::Session,
+        wire::Wire,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -108,6 +112,31 @@ fn attempt_goes_on_after_cut() {
     let is_named = log.contains("node has no tunnel yet");
     assert!(is_named && !log.contains("node can't be reached"), "{log}");
     assert!(wire.tunnels() > 1);
+}
+
+#[test]
+fn only_secrets_wait_for_tunnel_of_node_that_listens() {
+    let (cluster, wire) = Cluster::start_with_both_ways();
+    stored_secrets::set(&cluster.user, "TOKEN", "swordfish").expect(200);
+    wire.cut();
+    eventually("the tunnel is gone", || {
+        view(&cluster.user)
+            .get("via_tunnel")
+            .is_none()
+            .then_some(())
+    });
+    let task = json!({"script": "test $TOKEN = swordfish", "secrets": ["TOKEN"]});
+    let secret = cluster.create(&task);
+    let plain = cluster.script("true");
+    assert_eq!(cluster.finish(&plain)["status"], "completed");
+    let told = "secrets don't go to the address";
+    eventually("the other task was held back", || {
+        let log = cluster.orchestrator.process.stderr();
+        log.contains(told).then_some(())
+    });
+    wire.mend();
+    let task = cluster.finish(&secret);
+    assert_eq!(task["status"], "completed", "{task}");
 }
 
 #[test]
@@ -219,6 +248,27 @@ fn auto_listens_where_no_tunnel_opens() {
     let worker = Api::new(node.url()).with_token(&orchestrator.worker_token());
     worker.get("/v1/worker/jobs").expect(200);
     node.process.stderr().find("opens no tunnel").unwrap();
+}
+
+#[test]
+fn auto_listens_behind_proxy_of_bad_requests() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = OrchestratorStandIn::start();
+    orchestrator.offer_tunnel();
+    orchestrator.script(|call, answer| {
+        if call.path != TUNNEL {
+            return Some(answer);
+        }
+        answer.text(400, "Bad Request");
+        None
+    });
+    let connect = ["--connect", "auto"];
+    let node = Node::start(home.path(), "box", &orchestrator.url, &connect);
+    let ack = orchestrator.call(Step::Ack, 1);
+    assert_eq!(ack.body["status"], "applied", "{ack:?}");
+    let log = node.process.stderr();
+    let warned = log.lines().find(|line| line.contains("opens no tunnel"));
+    assert!(warned.is_some_and(|line| line.contains("400")), "{log}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use crate::{
     support::{
-        Orchestrator, cynode, eventually,
+        Orchestrator, PASSWORD,
+        client::{client, fails},
+        cynode, eventually,
         process::{at_terminal, run},
     },
     users::{FIRST, assert_dead, tokens},
@@ -76,6 +78,15 @@ fn user_commands_match_api_calls() {
     }
     let audit = cli(&["audit", "--who", "bob"]);
     assert!(audit.stdout.contains("user.create"), "{audit:?}");
+}
+
+#[test]
+fn login_at_port_of_nodes_names_port_of_users() {
+    let home = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(home.path(), &[]);
+    let mut login = client(home.path(), &orchestrator.control_url, &["login"]);
+    let done = run(login.env("CYNODE_PASSWORD", PASSWORD));
+    fails(&done, 4, "users call the gateway, at port 12080");
 }
 
 #[test]

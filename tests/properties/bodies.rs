@@ -23,6 +23,19 @@ fn task_with_hosts() -> Value {
     })
 }
 
+/// A task whose requests get a secret that it never sees.
+fn task_with_edge_secret() -> Value {
+    json!({
+        "command": ["x"], "network_policy": "allowlist",
+        "egress": {"allow": ["a.example", "b.example:80"], "terminate": ["a.example"]},
+        "secrets": [
+            {"name": "A", "host": "a.example", "header": "X-Api-Key"},
+            {"name": "A", "env": "B", "host": "b.example:80"},
+            "C",
+        ],
+    })
+}
+
 fn job() -> Value {
     json!({
         "version": 1, "task_id": ID, "job_id": ID, "attempt": 2,
@@ -156,6 +169,7 @@ fn unchanged_bodies_are_valid() {
     fine["env"] = json!({"A": "b"});
     bodies::create(&bytes(fine)).unwrap();
     bodies::create(&bytes(task_with_hosts())).unwrap();
+    bodies::create(&bytes(task_with_edge_secret())).unwrap();
     bodies::run(&bytes(job())).unwrap();
     bodies::register(&bytes(registration())).unwrap();
     bodies::report(&bytes(capability())).unwrap();
@@ -179,6 +193,21 @@ proptest! {
     #[test]
     fn task_with_hosts_keeps_limits_or_is_refused(changes in changes()) {
         holds(&changed(task_with_hosts(), changes), bodies::create);
+    }
+
+    #[test]
+    fn task_with_edge_secret_keeps_limits_or_is_refused(changes in changes()) {
+        holds(&changed(task_with_edge_secret(), changes), bodies::create);
+    }
+
+    #[test]
+    fn job_with_edge_secret_keeps_limits_or_is_refused(changes in changes()) {
+        let mut body = job();
+        body["sandbox"]["network_policy"] = "allowlist".into();
+        body["sandbox"]["egress"] = json!({"allow": ["a.example"], "terminate": ["a.example"]});
+        body["sandbox"]["secrets"] = json!([{"name": "A", "env": "A", "host": "a.example", "header": "x-api-key"}]);
+        body["secrets"] = json!({"A": "swordfish"});
+        holds(&changed(body, changes), bodies::run);
     }
 
     #[test]

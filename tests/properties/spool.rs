@@ -4,8 +4,8 @@ use cynode::{
     api::{
         JobId, TaskId,
         events::{
-            HEAD_LIMIT_BYTES, LogRecord, OUTPUT_LIMIT_BYTES, OutputLog, RecordContent, Stream,
-            Utf8Decoder, omission_line,
+            EgressEvent, EgressVerdict, HEAD_LIMIT_BYTES, LogRecord, MAX_EGRESS_EVENTS,
+            OUTPUT_LIMIT_BYTES, OutputLog, RecordContent, Stream, Utf8Decoder, omission_line,
         },
         time::Time,
     },
@@ -150,6 +150,48 @@ fn first_output_stays_in_result() {
     while listener.read(10_000) {}
     assert_eq!(listener.at[0], 2 * LIMIT);
     assert!(!listener.missed_the_beginning);
+}
+
+/// Events of the proxy in a log, in order.
+fn egress_events(spool: &Path, output: bool) -> Vec<EgressEvent> {
+    let mut reader = LogReader::open(spool.to_owned(), 0);
+    let records = reader.read(usize::MAX, output).unwrap().into_iter();
+    let event = |record: LogRecord| match record.content {
+        RecordContent::Egress(event) => Some(event).filter(|_| record.time.is_some()),
+        _ => None,
+    };
+    records.filter_map(event).collect()
+}
+
+#[test]
+fn events_of_proxy_are_no_output_and_end_with_a_sentence() {
+    let home = tempfile::tempdir().unwrap();
+    let spool = Spool::at(home.path().to_owned());
+    let mut writer = JobRecorder::open(&spool, accepted(), LIMIT).unwrap();
+    let event = |port| {
+        let host = Some("a.example".to_owned());
+        EgressEvent::new(EgressVerdict::Allowed, host, Some(port))
+    };
+    let wanted = u16::try_from(MAX_EGRESS_EVENTS).unwrap();
+    for port in 0..wanted + 100 {
+        if port == wanted / 2 {
+            // The next writer goes on counting.
+            writer = JobRecorder::open(&spool, accepted(), LIMIT).unwrap();
+        }
+        writer.append_egress(event(port));
+        writer.append_output(Stream::Stdout, b"a");
+    }
+    let mut events = egress_events(home.path(), true);
+    let last = events.pop().unwrap();
+    assert!(last.detail.unwrap().contains("are only counted"));
+    assert_eq!(events, (0..wanted - 1).map(event).collect::<Vec<_>>());
+    assert!(egress_events(home.path(), false).is_empty());
+    let last = writer.take_result(JobEnd::exited(0), None);
+    let printed = "a".repeat(usize::from(wanted) + 100);
+    assert_eq!((&last.result.stdout, &*last.result.stderr), (&printed, ""));
+    assert_eq!(last.seq, u64::from(wanted) * 2 + 101);
+    let restored = OutputLog::restore(&last.outline, &printed, "");
+    assert_eq!(restored.text(Stream::Stdout), printed);
 }
 
 /// Texts of all events of a log after a number, and their bytes.

@@ -26,7 +26,9 @@ pub enum InvalidEntry {
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
     /// No such profile.
-    #[error("names no profile; write one of profile:python, node, rust, debian, models and git")]
+    #[error(
+        "names no profile; write one of profile:python, node, rust, debian, alpine, models and git"
+    )]
     Profile,
 }
 

@@ -2,16 +2,19 @@
 //! lets through what is on the list of the job and on that of the operator.
 //!
 //! A job lists [patterns](EgressPattern) and [profiles](Profile) as [`Egress`]. The orchestrator compares them with the
-//! [list of its operator](AllowedHosts), and sends the node an [`EgressSpec`], in which profiles have become patterns.
+//! [list of its operator](AllowedHosts), and sends the node an [`EgressSpec`], in which profiles have become patterns. Where
+//! the proxy has to see requests inside of TLS, the job names [single hosts](HostPort) whose TLS it opens.
 
 mod allowed;
 mod host;
+mod host_port;
 mod pattern;
 mod profiles;
 mod totals;
 
 pub use allowed::{AllowedEntry, AllowedHosts, InvalidEntry};
 pub use host::{HostName, InvalidHost};
+pub use host_port::{HTTP_PORT, HTTPS_PORT, HostPort, InvalidHostPort};
 pub use pattern::{EgressPattern, InvalidPattern};
 pub use profiles::Profile;
 pub use totals::EgressTotals;
@@ -32,7 +35,7 @@ use std::fmt;
 
 /// Port of the proxy inside of a sandbox, at its loopback addresses.
 pub const PROXY_PORT: u16 = 3128;
-/// Most entries of a job's lists together.
+/// Most entries of a job's lists together, and most hosts whose TLS is opened.
 pub const MAX_ENTRIES: usize = 64;
 /// Most patterns that a node takes: a job's entries with the hosts of all profiles.
 const MAX_PATTERNS: usize = 256;
@@ -51,6 +54,11 @@ pub struct Egress {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ENTRIES))]
     pub profiles: Vec<Profile>,
+    /// Hosts of these lists whose TLS the proxy opens, with a certificate that the sandbox trusts: a name, at port 443, or at
+    /// another one as in `api.example.com:8443`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_ENTRIES))]
+    pub terminate: Vec<HostPort>,
 }
 
 /// Hosts that a job may reach, as its node enforces them.
@@ -65,6 +73,9 @@ pub struct EgressSpec {
     /// Most bytes of the job in both directions; no limit by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<ByteSize>,
+    /// Hosts whose TLS the proxy opens; sorted, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terminate: Vec<HostPort>,
 }
 
 impl Egress {
@@ -92,7 +103,11 @@ impl Egress {
                               such as [\"python\"]; without any, leave network_policy and egress out";
                 Err(Problem::field("/egress", detail))
             }
-            1..=MAX_ENTRIES => Ok(Some(egress.spec())),
+            1..=MAX_ENTRIES => {
+                let spec = egress.spec();
+                egress.check_terminate(&spec)?;
+                Ok(Some(spec))
+            }
             count => {
                 let detail = format!(
                     "must have at most {MAX_ENTRIES} entries in allow and profiles together, got {count}; \
@@ -103,15 +118,61 @@ impl Egress {
         }
     }
 
+    /// Whether one of the lists has this host.
+    pub fn has(&self, host: &HostPort) -> bool {
+        self.spec().has(host)
+    }
+
+    /// Checks the hosts whose TLS is opened: not too many, and all of them in `spec`.
+    fn check_terminate(&self, spec: &EgressSpec) -> Result<(), Problem> {
+        let count = self.terminate.len();
+        if count > MAX_ENTRIES {
+            let detail = format!("must have at most {MAX_ENTRIES} entries, got {count}");
+            return Err(Problem::field("/egress/terminate", detail));
+        }
+        let mut hosts = self.terminate.iter().enumerate();
+        match hosts.find(|(_, host)| !spec.has(host)) {
+            Some((n, host)) => {
+                let pointer = format!("/egress/terminate/{n}");
+                Err(Problem::field(&pointer, host.unlisted()))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Hosts without profiles, sorted, each once.
     fn spec(&self) -> EgressSpec {
         let profiles = self.profiles.iter().flat_map(|profile| profile.patterns());
         let mut allow: Vec<_> = self.allow.iter().cloned().chain(profiles).collect();
         allow.sort_unstable();
         allow.dedup();
+        let mut terminate = self.terminate.clone();
+        terminate.sort_unstable();
+        terminate.dedup();
         EgressSpec {
             allow,
+            terminate,
             ..EgressSpec::default()
+        }
+    }
+}
+
+impl EgressSpec {
+    /// Whether the list of the job has this host.
+    pub fn has(&self, HostPort { host, port }: &HostPort) -> bool {
+        self.allow
+            .iter()
+            .any(|pattern| pattern.matches(host, *port))
+    }
+}
+
+/// Hosts as a task or a sandbox shows them.
+impl From<&EgressSpec> for Egress {
+    fn from(spec: &EgressSpec) -> Self {
+        Self {
+            allow: spec.allow.clone(),
+            profiles: Vec::new(),
+            terminate: spec.terminate.clone(),
         }
     }
 }
@@ -135,12 +196,12 @@ impl<'de> de::Visitor<'de> for EgressVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Egress, A::Error> {
         let mut allow: Option<Vec<EgressPattern>> = None;
         let mut profiles: Option<Vec<Profile>> = None;
+        let mut terminate: Option<Vec<HostPort>> = None;
         while let Some(name) = fields.next_key::<String>()? {
             match name.as_str() {
-                "allow" if allow.is_none() => allow = Some(fields.next_value()?),
-                "profiles" if profiles.is_none() => profiles = Some(fields.next_value()?),
-                "allow" => return Err(de::Error::duplicate_field("allow")),
-                "profiles" => return Err(de::Error::duplicate_field("profiles")),
+                "allow" => set_once(&mut allow, "allow", &mut fields)?,
+                "profiles" => set_once(&mut profiles, "profiles", &mut fields)?,
+                "terminate" => set_once(&mut terminate, "terminate", &mut fields)?,
                 _ => {
                     fields.next_value::<IgnoredAny>()?;
                 }
@@ -149,8 +210,22 @@ impl<'de> de::Visitor<'de> for EgressVisitor {
         Ok(Egress {
             allow: allow.unwrap_or_default(),
             profiles: profiles.unwrap_or_default(),
+            terminate: terminate.unwrap_or_default(),
         })
     }
+}
+
+/// Reads the value of a field that may be there once.
+fn set_once<'de, A: MapAccess<'de>, T: Deserialize<'de>>(
+    field: &mut Option<T>,
+    name: &'static str,
+    fields: &mut A,
+) -> Result<(), A::Error> {
+    if field.is_some() {
+        return Err(de::Error::duplicate_field(name));
+    }
+    *field = Some(fields.next_value()?);
+    Ok(())
 }
 
 impl SandboxSpec {
@@ -173,6 +248,8 @@ impl SandboxSpec {
             format!("must have at most {MAX_PATTERNS} entries in allow")
         } else if egress.allow_private.len() > MAX_NETWORKS {
             format!("must have at most {MAX_NETWORKS} entries in allow_private")
+        } else if egress.terminate.len() > MAX_ENTRIES {
+            format!("must have at most {MAX_ENTRIES} entries in terminate")
         } else {
             return Ok(());
         };

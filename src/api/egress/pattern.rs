@@ -1,6 +1,9 @@
 //! Patterns of hosts and ports: the entries of lists of allowed names.
 
-use super::host::{HostName, InvalidHost};
+use super::{
+    HostPort,
+    host::{HostName, InvalidHost},
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::{borrow::Cow, fmt, net::IpAddr, str::FromStr};
@@ -10,7 +13,7 @@ const DEFAULT_PORTS: [u16; 2] = [443, 80];
 /// Prefix of a pattern for all names below a domain.
 const WILDCARD: &str = "*.";
 /// Longest text that is read as a pattern, in bytes.
-const MAX_PATTERN_BYTES: usize = 1024;
+pub(super) const MAX_PATTERN_BYTES: usize = 1024;
 
 /// Hosts that may be reached: one name, or with `*.` all names below a domain and not the domain itself; at one port, or
 /// without a port at 443 and 80.
@@ -44,6 +47,11 @@ impl EgressPattern {
         self.ports().contains(&port) && self.has_name(host)
     }
 
+    /// Whether it names this host itself, and not a domain above it, at this port.
+    pub fn names(&self, host: &HostName, port: u16) -> bool {
+        !self.is_wildcard && self.matches(host, port)
+    }
+
     /// Whether everything that fits `other` fits this pattern, too.
     pub fn covers(&self, other: &Self) -> bool {
         let has_ports = other.ports().iter().all(|port| self.ports().contains(port));
@@ -71,6 +79,11 @@ impl EgressPattern {
         }
     }
 
+    /// Host and port of a pattern that stands for one host; `None` for all names below a domain.
+    pub(super) fn into_single(self) -> Option<(HostName, Option<u16>)> {
+        (!self.is_wildcard).then_some((self.host, self.port))
+    }
+
     fn has_name(&self, host: &HostName) -> bool {
         if !self.is_wildcard {
             return self.host == *host;
@@ -78,6 +91,16 @@ impl EgressPattern {
         let below = host.as_str().strip_suffix(self.host.as_str());
         // The dot keeps notexample.com out of *.example.com.
         below.is_some_and(|labels| labels.len() > 1 && labels.ends_with('.'))
+    }
+}
+
+impl From<&HostPort> for EgressPattern {
+    fn from(HostPort { host, port }: &HostPort) -> Self {
+        Self {
+            host: host.clone(),
+            is_wildcard: false,
+            port: Some(*port),
+        }
     }
 }
 

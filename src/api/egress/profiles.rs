@@ -19,6 +19,8 @@ named_enum! {
         Rust,
         /// apt on Debian and Ubuntu.
         Debian,
+        /// apk on Alpine Linux.
+        Alpine,
         /// Models and data sets of Hugging Face.
         Models,
         /// Repositories of public forges, over HTTPS.
@@ -70,6 +72,12 @@ const DEBIAN: &[&str] = &[
     "ports.ubuntu.com",
 ];
 
+/// Hosts of apk, which checks signatures. Images name `https://` today; older ones name `http://`.
+const ALPINE: &[&str] = &[
+    // Packages and their indexes.
+    "dl-cdn.alpinelinux.org",
+];
+
 /// Hosts of Hugging Face. Ollama's registry is left out: its downloads come from a storage service whose host names any
 /// customer can have.
 const MODELS: &[&str] = &[
@@ -113,6 +121,7 @@ impl Profile {
             Self::Node => NODE,
             Self::Rust => RUST,
             Self::Debian => DEBIAN,
+            Self::Alpine => ALPINE,
             Self::Models => MODELS,
             Self::Git => GIT,
         }
@@ -139,6 +148,11 @@ mod tests {
             .iter()
             .map(|profile| profile.as_str())
             .collect();
-        assert_eq!(names, ["python", "node", "rust", "debian", "models", "git"]);
+        assert_eq!(
+            names,
+            [
+                "python", "node", "rust", "debian", "alpine", "models", "git"
+            ]
+        );
     }
 }

@@ -88,9 +88,15 @@ fn wrong_lists_say_what_is_wrong() {
         (r#"{"allow": ["a.b:0"]}"#, "has an invalid port"),
         (
             r#"{"profiles": ["perl"]}"#,
-            "expected one of python, node, rust, debian, models, git",
+            "expected one of python, node, rust, debian, alpine, models, git",
         ),
         (r#"{"allow": [], "allow": []}"#, "duplicate field `allow`"),
+        (r#"{"terminate": ["*.a.b"]}"#, "name one host"),
+        (r#"{"terminate": ["10.0.0.1"]}"#, "is an IP address"),
+        (
+            r#"{"terminate": [], "terminate": []}"#,
+            "duplicate field `terminate`",
+        ),
     ] {
         let error = serde_json::from_str::<Egress>(json)
             .unwrap_err()
@@ -100,6 +106,45 @@ fn wrong_lists_say_what_is_wrong() {
     // A field that is not known is a warning of the whole body.
     let unknown = egress(json!({"allow": ["a.b"], "later": {"a": [1]}}));
     assert_eq!(unknown.allow.len(), 1);
+}
+
+#[test]
+fn terminated_hosts_are_on_the_list() {
+    let terminate = |hosts: Value| {
+        resolve(json!({"allow": ["*.a.b", "c.d:8443"], "profiles": ["python"], "terminate": hosts}))
+    };
+    let spec = terminate(json!([
+        "pypi.org",
+        "C.d:8443",
+        "x.a.b:443",
+        "x.a.b",
+        "x.a.b:80"
+    ]));
+    let hosts = spec.unwrap().unwrap().terminate;
+    let texts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["c.d:8443", "pypi.org", "x.a.b:80", "x.a.b"]);
+    for (host, entry) in [
+        ("a.b", "a.b:443"),
+        ("c.d", "c.d:443"),
+        ("x.a.b:8443", "x.a.b:8443"),
+        ("pypi.org:80", "pypi.org:80"),
+    ] {
+        let problem = terminate(json!(["x.a.b", host])).unwrap_err();
+        let error = &problem.errors[0];
+        assert_eq!(error.pointer, "#/egress/terminate/1");
+        let start = format!("names {host}, which neither egress.allow nor a profile");
+        let advice = format!("add {entry} to egress.allow");
+        assert!(
+            error.detail.starts_with(&start) && error.detail.ends_with(&advice),
+            "{}",
+            error.detail
+        );
+    }
+    assert!(terminate(json!(vec!["x.a.b"; MAX_ENTRIES])).is_ok());
+    let problem = terminate(json!(vec!["x.a.b"; MAX_ENTRIES + 1])).unwrap_err();
+    assert_eq!(problem.errors[0].pointer, "#/egress/terminate");
+    // It opens what other entries allow, and allows nothing itself.
+    assert!(resolve(json!({"terminate": ["a.b"]})).is_err());
 }
 
 #[test]
@@ -115,7 +160,13 @@ fn node_checks_network_of_job() {
             .collect(),
         ..EgressSpec::default()
     };
+    let opened = |count: usize| EgressSpec {
+        terminate: vec!["a.b".parse().unwrap(); count],
+        ..EgressSpec::default()
+    };
     for (spec, fits) in [
+        (job(ALLOWLIST, Some(opened(MAX_ENTRIES))), true),
+        (job(ALLOWLIST, Some(opened(MAX_ENTRIES + 1))), false),
         (job(None, None), true),
         (job(ALLOWLIST, None), false),
         (job(None, Some(many(1))), false),
@@ -134,9 +185,12 @@ fn spec_survives_the_wire() {
         allow: vec!["*.a.b:443".parse().unwrap()],
         allow_private: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
         max_bytes: Some(ByteSize(1 << 30)),
+        terminate: vec!["c.a.b".parse().unwrap()],
     };
     let json = serde_json::to_value(&spec).unwrap();
-    let wire = json!({"allow": ["*.a.b:443"], "allow_private": ["10.0.0.0/8", "fd00::/8"], "max_bytes": 1 << 30});
+    let wire = json!({
+        "allow": ["*.a.b:443"], "allow_private": ["10.0.0.0/8", "fd00::/8"], "max_bytes": 1 << 30, "terminate": ["c.a.b"],
+    });
     assert_eq!(json, wire);
     assert_eq!(serde_json::from_value::<EgressSpec>(wire).unwrap(), spec);
     let least: EgressSpec = serde_json::from_value(json!({})).unwrap();

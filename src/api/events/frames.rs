@@ -9,7 +9,7 @@
 //!
 //! Numbers are little endian. A stream without its end is cut off, and counts as none.
 
-use super::{LogRecord, MAX_SEQ, OutputChunk, RecordContent, Stream};
+use super::{EgressEvent, LogRecord, MAX_SEQ, OutputChunk, RecordContent, Stream};
 use crate::api::time::Time;
 
 /// Media type of the form.
@@ -28,6 +28,8 @@ const STARTED: u8 = b's';
 const STDOUT: u8 = b'O';
 const STDERR: u8 = b'E';
 const GAP: u8 = b'g';
+/// Event of the proxy; the content is JSON.
+const EGRESS: u8 = b'n';
 const END: u8 = b'.';
 
 /// Appends the start of the stream of an attempt.
@@ -56,6 +58,11 @@ pub fn write_record(record: &LogRecord, out: &mut Vec<u8>) {
             content.push(*stream as u8);
             content.extend_from_slice(&bytes.to_le_bytes());
             GAP
+        }
+        RecordContent::Egress(event) => {
+            // Nothing in it can fail to be JSON.
+            content = serde_json::to_vec(event).unwrap_or_default();
+            EGRESS
         }
     };
     let time = record.time.map_or(NO_TIME, Time::as_millis);
@@ -187,6 +194,12 @@ fn decode_content(letter: u8, content: &[u8]) -> Result<Option<RecordContent>, I
             stream: [Stream::Stdout, Stream::Stderr][usize::from(*stream)],
             bytes: number(bytes),
         },
+        (EGRESS, event) => {
+            let event = serde_json::from_slice::<EgressEvent>(event);
+            RecordContent::Egress(
+                event.map_err(|_| InvalidLog("an event of the proxy is malformed"))?,
+            )
+        }
         (END, []) => return Ok(None),
         _ => return Err(InvalidLog("a record is of no known kind")),
     }))
@@ -203,6 +216,7 @@ fn number(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::events::EgressVerdict;
 
     fn records() -> Vec<LogRecord> {
         let record = |seq, time, content| LogRecord { seq, time, content };
@@ -216,6 +230,8 @@ mod tests {
             stream: Stream::Stderr,
             bytes: u64::MAX,
         };
+        let host = Some("a.example".to_owned());
+        let egress = EgressEvent::new(EgressVerdict::Ended, host, Some(443));
         vec![
             record(1, None, RecordContent::Status("pulling".to_owned())),
             record(2, Some(Time::from_millis(-5)), RecordContent::Started),
@@ -223,6 +239,11 @@ mod tests {
             record(8, None, RecordContent::Output(chunk)),
             record(
                 9,
+                Some(Time::from_millis(10)),
+                RecordContent::Egress(egress),
+            ),
+            record(
+                10,
                 None,
                 RecordContent::Output(OutputChunk::from_text(Stream::Stdout, "")),
             ),
@@ -235,7 +256,7 @@ mod tests {
         for record in records() {
             write_record(&record, &mut bytes);
         }
-        write_end(9, &mut bytes);
+        write_end(10, &mut bytes);
         bytes
     }
 
@@ -272,6 +293,12 @@ mod tests {
         let bytes = stream();
         assert!(decode(&[&bytes[..], b"x"].concat(), 64).is_err());
         assert!(decode(b"cynlogs2....", 64).is_err());
+        for event in ["{}", "", "{\"verdict\": \"other\"}"] {
+            let mut other = Vec::new();
+            write_start(7, &mut other);
+            write_frame(EGRESS, 1, 0, event.as_bytes(), &mut other);
+            assert!(decode(&other, 64).is_err(), "{event}");
+        }
         for at in [START_BYTES, START_BYTES + FRAME_HEADER_BYTES - 1] {
             let mut other = bytes.clone();
             other[at] = 0xFF;

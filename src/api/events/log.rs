@@ -115,7 +115,7 @@ impl OutputLog {
             RecordContent::Gap { stream, bytes } => {
                 self.streams[*stream as usize].drop_before(seq, *bytes);
             }
-            RecordContent::Status(_) => {}
+            RecordContent::Status(_) | RecordContent::Egress(_) => {}
         }
         true
     }

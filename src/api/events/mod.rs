@@ -5,6 +5,7 @@
 //! without gap or duplicate. Where output is missing, a [`gap`](JobEvent::Gap) says how much, and has the number
 //! of the last event that it replaces. Text and bytes of the same output have the same numbers; see [`LogRecord`].
 
+mod egress;
 mod frames;
 mod json_text;
 mod log;
@@ -12,6 +13,7 @@ mod record;
 mod selection;
 mod utf8_decoder;
 
+pub use egress::{EgressEvent, EgressVerdict, MAX_EGRESS_EVENTS};
 pub use frames::{FrameDecoder, InvalidLog, LOG_MEDIA_TYPE, write_end, write_record, write_start};
 pub use json_text::JsonText;
 pub use log::{MAX_SEQ, Outline, OutputLog, omission_line};
@@ -119,6 +121,19 @@ pub enum JobEvent {
         /// Size of the missing output, in bytes.
         bytes: u64,
     },
+    /// Decision of the proxy through which the job reaches hosts, or the end of what was let through.
+    Egress {
+        /// Attempt of the job.
+        attempt: u32,
+        /// Number of the event within the attempt.
+        seq: u64,
+        /// Time at the node.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time: Option<Time>,
+        /// What happened, in fields beside these.
+        #[serde(flatten)]
+        egress: EgressEvent,
+    },
     /// End of the job; the last event.
     Result(Box<ResultEvent>),
     /// Keep-alive while nothing else happens.
@@ -160,7 +175,8 @@ impl JobEvent {
             | Self::Started { attempt, .. }
             | Self::Stdout { attempt, .. }
             | Self::Stderr { attempt, .. }
-            | Self::Gap { attempt, .. } => Some(*attempt),
+            | Self::Gap { attempt, .. }
+            | Self::Egress { attempt, .. } => Some(*attempt),
             Self::Result(last) => Some(last.result.attempt),
             Self::Alive | Self::Unknown => None,
         }
@@ -173,7 +189,8 @@ impl JobEvent {
             | Self::Started { seq, .. }
             | Self::Stdout { seq, .. }
             | Self::Stderr { seq, .. }
-            | Self::Gap { seq, .. } => Some(*seq),
+            | Self::Gap { seq, .. }
+            | Self::Egress { seq, .. } => Some(*seq),
             Self::Result(last) => Some(last.seq),
             Self::Alive | Self::Unknown => None,
         }

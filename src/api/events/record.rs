@@ -5,7 +5,7 @@
 //! belongs to the text of the second one, which carries the bytes before ([`OutputChunk::carry`]). So each record can be
 //! decoded alone, and a reader can begin at any of them.
 
-use super::{JobEvent, OutputData, OutputEncoding, Stream, Utf8Decoder};
+use super::{EgressEvent, JobEvent, OutputData, OutputEncoding, Stream, Utf8Decoder};
 use crate::api::time::Time;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
@@ -43,6 +43,8 @@ pub enum RecordContent {
         /// Size of the missing output, in bytes.
         bytes: u64,
     },
+    /// The proxy decided, or what it let through has ended.
+    Egress(EgressEvent),
 }
 
 /// Piece of output.
@@ -75,6 +77,12 @@ impl LogRecord {
                 seq,
                 stream,
                 bytes,
+            },
+            RecordContent::Egress(egress) => JobEvent::Egress {
+                attempt,
+                seq,
+                time,
+                egress,
             },
             RecordContent::Output(chunk) => {
                 let data = chunk.encode_for_reader(encoding)?;

@@ -81,6 +81,8 @@ impl LogPart {
             RecordContent::Output(chunk) => self.streams.has(chunk.stream) && is_recent(),
             RecordContent::Gap { stream, .. } => self.streams.has(*stream),
             RecordContent::Status(_) | RecordContent::Started => true,
+            // No part of any stream: whoever wants one stream alone does not want it.
+            RecordContent::Egress(_) => self.streams == StreamFilter::All && is_recent(),
         }
     }
 }
@@ -206,7 +208,8 @@ impl LogSelector {
                     return None;
                 }
             }
-            RecordContent::Status(_) | RecordContent::Started => {}
+            RecordContent::Egress(_) if seq < self.first_seq() => return None,
+            RecordContent::Status(_) | RecordContent::Started | RecordContent::Egress(_) => {}
         }
         Some(record)
     }
@@ -215,6 +218,7 @@ impl LogSelector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::events::{EgressEvent, EgressVerdict};
 
     fn log() -> Vec<LogRecord> {
         let output = |seq, stream, text: &str| LogRecord {
@@ -267,6 +271,36 @@ mod tests {
         assert_eq!(all(99), ["a\nb\ncd\ne\nf", "x\ny\nz"]);
         let only = tail(part(2, StreamFilter::Only(Stream::Stdout)));
         assert_eq!(only, ["e\nf", ""]);
+    }
+
+    #[test]
+    fn events_of_proxy_belong_to_no_stream() {
+        let event = |seq| LogRecord {
+            seq,
+            time: Some(Time::from_millis(seq as i64)),
+            content: RecordContent::Egress(EgressEvent::new(EgressVerdict::Allowed, None, None)),
+        };
+        let has = |part, seq| LogSelector::new(part).select(event(seq)).is_some();
+        assert!(has(LogPart::default(), 1));
+        let stdout = LogPart {
+            streams: StreamFilter::Only(Stream::Stdout),
+            ..LogPart::default()
+        };
+        assert!(!has(stdout, 1));
+        let since = LogPart {
+            since: Some(Time::from_millis(5)),
+            ..LogPart::default()
+        };
+        assert!(!has(since, 4) && has(since, 5));
+        let last = LogPart {
+            tail: Some(TailLines(1)),
+            ..LogPart::default()
+        };
+        let mut scan = TailScan::new(last).unwrap();
+        log().iter().for_each(|record| scan.observe(record));
+        let mut selector = scan.finish();
+        assert!(selector.select(event(3)).is_none(), "before the last line");
+        assert!(selector.select(event(5)).is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::api::{
     problem::Problem,
-    secrets::{MAX_JOB_SECRETS, check_refs},
+    secrets::{MAX_JOB_SECRETS, check_refs, check_sent},
     size::ByteSize,
 };
 
@@ -69,7 +69,8 @@ impl SandboxSpec {
             let detail = format!("must have at most {MAX_JOB_SECRETS} secrets, got {count}");
             return Err(Problem::field(&pointer, detail));
         }
-        check_refs(&pointer, &self.secrets, self.env.as_ref())
+        check_refs(&pointer, &self.secrets, self.env.as_ref())?;
+        check_sent(&pointer, &self.secrets, self.egress.is_some())
     }
 
     fn check_limits(&self, base: &str) -> Result<(), Problem> {

@@ -90,6 +90,13 @@ pub struct JobResult {
 }
 
 impl JobResult {
+    /// Whether the job made requests to hosts, whose events its log has.
+    pub fn has_egress(&self) -> bool {
+        let effective = self.effective.as_ref();
+        let totals = effective.and_then(|effective| effective.egress.as_ref());
+        totals.is_some_and(|totals| totals.requests > 0)
+    }
+
     /// Whether the fields are consistent and within their limits.
     pub fn is_valid(&self) -> bool {
         self.version == PAYLOAD_VERSION

@@ -37,6 +37,8 @@ pub const SNAPSHOTS: &str = "snapshots";
 pub const SECRETS: &str = "secrets";
 /// Hosts on a list, which a sandbox reaches through a proxy of the node.
 pub const EGRESS: &str = "egress";
+/// TLS that the proxy opens, and secrets that it puts into requests.
+pub const EGRESS_TERMINATE: &str = "egress-terminate";
 
 /// Features of single limits, and what each limits.
 const LIMIT_NAMES: [(&str, &str); 4] = [

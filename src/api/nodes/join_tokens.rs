@@ -32,6 +32,8 @@ named_enum! {
         Expired,
         /// The user who created it is disabled or no admin any more.
         Disabled,
+        /// Its URL is `http://`, and the control plane is encrypted.
+        PlainUrl,
     }
 }
 
@@ -119,6 +121,9 @@ pub struct JoinTokenView {
     pub created_at: Time,
     /// Time from which on no new node can join by it.
     pub expires_at: Time,
+    /// URL of the control plane that the token holds; absent for tokens of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 impl JoinTokenView {

@@ -40,7 +40,8 @@ pub struct CreateSandbox {
     #[schemars(extend("propertyNames" = {"pattern": jobs::ENV_NAME_PATTERN}, "additionalProperties" = text_schema(0)))]
     pub env: Option<Env>,
     /// Secrets whose values become variables of every command, by their names; or as objects with a `name` and the
-    /// variable, `env`.
+    /// variable, `env`. With a `host`, the variable has a placeholder, which the proxy replaces in the `header` of requests to
+    /// that host alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_JOB_SECRETS))]
     pub secrets: Option<Vec<SecretInput>>,
@@ -148,11 +149,13 @@ impl CreateSandbox {
         };
         session.check("")?;
         let secrets = secrets::resolve("/secrets", self.secrets, self.env.as_ref())?;
+        let egress = Egress::resolve(self.egress.as_ref(), self.network_policy)?;
+        secrets::check_hosts("/secrets", &secrets, egress.as_ref())?;
         let sandbox = SandboxSpec {
             image: resolve_image(self.image.as_deref(), default_image)?,
             env: self.env,
             network_policy: self.network_policy,
-            egress: Egress::resolve(self.egress.as_ref(), self.network_policy)?,
+            egress,
             use_inference: self.use_inference.filter(|is_wanted| *is_wanted),
             cpus: self.cpus,
             memory: self.memory,

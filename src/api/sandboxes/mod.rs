@@ -8,8 +8,13 @@ pub mod files;
 pub use create::CreateSandbox;
 
 use super::{
-    JobId, TaskId, jobs::SandboxSpec, problem::Problem, secrets::SecretValues,
-    string_form::named_enum, time::Time,
+    JobId, TaskId,
+    egress::Egress,
+    jobs::{NetworkPolicy, SandboxSpec},
+    problem::Problem,
+    secrets::{SecretRef, SecretValues},
+    string_form::named_enum,
+    time::Time,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -121,6 +126,15 @@ pub struct Sandbox {
     /// Handle of its user; for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Network of the sandbox, where the user chose one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+    /// Hosts that the sandbox may reach; those of profiles are in `allow`. Lists leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// Secrets that its commands get, by their names. Lists leave them out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretRef>,
     /// Longest age, in seconds.
     pub lifetime_seconds: u64,
     /// Longest time without a running exec and without a call, in seconds.
@@ -136,6 +150,18 @@ pub struct Sandbox {
     /// Time of its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
+}
+
+impl Sandbox {
+    /// Same sandbox for a list, without the parts that may be long.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        Self {
+            egress: None,
+            secrets: Vec::new(),
+            ..self
+        }
+    }
 }
 
 /// Answer of `GET /v1/sandboxes`.

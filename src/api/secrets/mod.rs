@@ -1,16 +1,19 @@
 //! Secrets: values such as tokens of services, which a user stores once and a job gets as environment variables
 //! (contract, section 8).
 //!
-//! [`SecretName`] and the answers of `/v1/secrets` stand here; [`refs`] has how a job names secrets, and [`values`] the
-//! values on their way to a node. No answer holds a value.
+//! [`SecretName`] and the answers of `/v1/secrets` stand here; [`refs`] has how a job names secrets, [`edge`] what is said of
+//! those that a job never sees, and [`values`] the values on their way to a node. No answer holds a value.
 
+mod edge;
 mod name;
 mod refs;
 mod values;
 
+pub use edge::{DEFAULT_HEADER, InvalidHeader, header_name};
+pub(in crate::api) use edge::{check_hosts, check_sent};
 pub use name::{InvalidSecretName, MAX_SECRET_NAME_CHARS, SECRET_NAME_PATTERN, SecretName};
 pub(in crate::api) use refs::check as check_refs;
-pub use refs::{MAX_JOB_SECRETS, RenamedSecret, SecretInput, SecretRef, resolve};
+pub use refs::{DetailedSecret, MAX_JOB_SECRETS, SecretInput, SecretRef, resolve};
 pub use values::{MAX_JOB_SECRET_BYTES, SecretValue, SecretValues};
 
 use super::{problem::Problem, time::Time};
@@ -20,6 +23,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest value of a secret, in bytes.
 pub const MAX_SECRET_BYTES: usize = 64 * 1024;
+/// Shortest value that is masked in output, in bytes: a shorter one is in too many texts by chance.
+pub const MIN_MASKED_BYTES: usize = 4;
 /// Most secrets of one user, and most shared ones.
 pub const MAX_SECRETS: u32 = 100;
 

@@ -120,6 +120,8 @@ mod tests {
         let refs = names.iter().map(|name| SecretRef {
             name: name.parse().unwrap(),
             env: (*name).to_owned(),
+            host: None,
+            header: None,
         });
         refs.collect()
     }

@@ -53,7 +53,7 @@ pub struct TaskDetails {
     /// Names of the variables that the task sets; their values are not shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env_names: Vec<String>,
-    /// Secrets whose values become variables, by their names.
+    /// Secrets that the task gets, by their names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretRef>,
     /// Time between TERM and KILL, in seconds, where the user set one.
@@ -128,10 +128,7 @@ impl TaskDetails {
             shm_size: sandbox.shm_size,
             gpus: sandbox.gpus.clone(),
             network_policy: sandbox.network_policy,
-            egress: sandbox.egress.as_ref().map(|egress| Egress {
-                allow: egress.allow.clone(),
-                profiles: Vec::new(),
-            }),
+            egress: sandbox.egress.as_ref().map(Egress::from),
             pull: sandbox.pull,
             files: files.collect(),
             artifacts: sandbox.artifacts.clone(),

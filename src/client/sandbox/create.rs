@@ -47,7 +47,7 @@ impl NewSandbox {
     /// Body of the call.
     fn body(&self) -> CreateSandbox {
         let limits = &self.limits;
-        let (network_policy, egress) = self.egress.clone().into_fields();
+        let (network_policy, egress) = self.egress.clone().into_fields(&self.secrets);
         CreateSandbox {
             name: self.name.clone(),
             image: self.image.clone(),

@@ -15,6 +15,7 @@ use crate::{
         many, paths,
         print::{self, clean},
         quote::quoted,
+        task_get::{hosts_text, opened_text, secrets_text},
     },
     exit::Failure,
 };
@@ -127,13 +128,16 @@ pub(super) fn show(args: &SandboxArgs) -> Result<(), Failure> {
         ("owner", text(sandbox.owner.as_deref())),
         ("node", text(sandbox.node_slug.as_deref())),
         ("image", clean(&sandbox.image)),
+    ];
+    pairs.extend(settings(&sandbox));
+    pairs.extend([
         ("lifetime", seconds(sandbox.lifetime_seconds)),
         ("idle timeout", seconds(sandbox.idle_timeout_seconds)),
         ("created", sandbox.created_at.to_string()),
         ("started", time(sandbox.started_at)),
         ("ends", time(sandbox.expires_at)),
         ("ended", time(sandbox.ended_at)),
-    ];
+    ]);
     pairs.retain(|(name, value)| value != "-" || matches!(*name, "name" | "node"));
     print::pairs(pairs)?;
     if execs.is_empty() {
@@ -142,6 +146,23 @@ pub(super) fn show(args: &SandboxArgs) -> Result<(), Failure> {
     print::line("")?;
     let rows = execs.iter().map(exec_row);
     print::table(["EXEC", "STATUS", "AGE", "COMMAND"], rows)
+}
+
+/// Secrets and network of a sandbox, where its user asked for them.
+fn settings(sandbox: &Sandbox) -> impl Iterator<Item = (&'static str, String)> {
+    let (secrets, egress) = (&sandbox.secrets, sandbox.egress.as_ref());
+    let policy = sandbox.network_policy;
+    let all = [
+        (
+            "secrets",
+            (!secrets.is_empty()).then(|| secrets_text(secrets)),
+        ),
+        ("network", policy.map(|policy| policy.as_str().to_owned())),
+        ("hosts", egress.map(hosts_text)),
+        ("tls opened", egress.and_then(opened_text)),
+    ];
+    all.into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
 }
 
 fn exec_row(exec: &Exec) -> [String; 4] {

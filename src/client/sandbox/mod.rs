@@ -9,6 +9,7 @@ mod copy;
 mod create;
 mod events;
 mod exec;
+mod hosts;
 mod interactive;
 mod leaving;
 mod local;
@@ -50,6 +51,7 @@ pub fn sandbox(command: SandboxCommand) -> Result<(), Failure> {
         SandboxCommand::Cp(args) => copy::copy(&args),
         SandboxCommand::Ls(args) => ls::ls(&args),
         SandboxCommand::Logs(args) => logs::logs(&args),
+        SandboxCommand::Events(args) => hosts::events(&args),
         SandboxCommand::Renew(args) => manage::renew(&args),
         SandboxCommand::Rm(args) => manage::remove(&args),
         SandboxCommand::Snapshot(args) => snapshots::save(&args),

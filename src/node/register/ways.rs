@@ -6,18 +6,25 @@
 //! | `dial` | same | the node ends with an error |
 //! | `listen` | listens | listens |
 //!
-//! An orchestrator whose offer does not work, mostly because of a proxy that passes no upgrade on, counts as one without.
+//! An orchestrator whose offer does not work, mostly because of a proxy that passes no upgrade on, counts as one without. A
+//! node behind NAT can't be called then, so the offer is [tried](TUNNEL_RETRY_INTERVAL) again now and then.
 
 use super::{LISTEN_BACKLOG, Node};
 use crate::{
     api::nodes::Connect,
     node::{
         NodeError, Settings,
-        tunnel::{Tunnel, TunnelState, not_offered},
+        tunnel::{Tunnel, TunnelState, not_offered, opens},
     },
     worker::{self, Worker},
 };
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// Interval at which a node that was offered a tunnel in vain looks whether it opens by now.
+const TUNNEL_RETRY_INTERVAL: Duration = Duration::from_mins(5);
 
 impl Settings {
     /// Whether the node listens whatever the orchestrator offers.
@@ -58,6 +65,8 @@ impl Node {
         }
         self.tunnel_state.send_replace(TunnelState::Connecting);
         let has_tunnel = self.open_tunnel(worker).await?;
+        let is_missed = !has_tunnel && self.settings.dials() && self.orchestrator.offers_tunnel();
+        self.tunnel_missed_at = is_missed.then(Instant::now);
         self.machine.set_tunnel(has_tunnel);
         if !has_tunnel {
             return self.listen(worker);
@@ -68,6 +77,25 @@ impl Node {
             self.machine.set_listening(false);
         }
         Ok(())
+    }
+
+    /// Whether the tunnel opens that did not when this node started: what is in between may have been set right. Looks
+    /// only now and then.
+    pub(super) async fn is_tunnel_back(&mut self) -> bool {
+        let missed_at = self.tunnel_missed_at;
+        if missed_at.is_none_or(|missed_at| missed_at.elapsed() < TUNNEL_RETRY_INTERVAL) {
+            return false;
+        }
+        self.tunnel_missed_at = Some(Instant::now());
+        let instance = self.machine.instance().map(str::to_owned);
+        let Some(target) = self.orchestrator.tunnel_target(instance) else {
+            return false;
+        };
+        let is_back = opens(&self.orchestrator.dialer(), &target).await;
+        if is_back {
+            tracing::info!("the orchestrator opens tunnels now; registering again");
+        }
+        is_back
     }
 
     /// Opens the tunnel, and waits for a call on it. Returns whether this node is called by it: not where the

@@ -28,7 +28,7 @@ use crate::{
         budget::Account,
         request::Request,
         response::{self, Reply},
-        router::Router,
+        router::{PathHint, Router},
     },
     identity::NodeCredential,
     store::Node,
@@ -49,6 +49,12 @@ const CONFIG_PATH: &str = "/v1/nodes/config";
 /// Begin of the paths of calls of models.
 const INFERENCE_PATH: &str = "/v1/nodes/inference";
 
+/// Begins of the paths with which clients of users begin.
+const USER_PATHS: [&str; 4] = ["/v1/auth/", "/v1/users", "/v1/tasks", "/v1/sandboxes"];
+/// Answer to them.
+const USER_ADVICE: &str = "there is no such path: this port is for nodes; users call the gateway, at port 12080 \
+     unless its operator chose another (cynode login --gateway-url URL)";
+
 /// All routes of the control plane.
 pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
     let requests = state.metrics.requests("control");
@@ -57,12 +63,22 @@ pub(super) fn router(state: Arc<AppState>) -> Router<AppState> {
         .route(Method::POST, REPORT_PATH, report)
         .route(Method::POST, CAPABILITY_PATH, report)
         .route(Method::GET, CONFIG_PATH, config)
-        .route(Method::POST, CONFIG_PATH, acknowledge);
+        .route(Method::POST, CONFIG_PATH, acknowledge)
+        .with_hints(user_hint);
     let mut builder = tunnel::routes(inference::routes(health::routes(builder)));
     if state.settings.drill {
         builder = builder.with_refused_calls(drill::is_refused_to_nodes, drill::problem);
     }
     builder.build(state, requests)
+}
+
+/// Hint for a client of users that has the port of nodes.
+fn user_hint(path: &str, _base_url: &str) -> Option<PathHint> {
+    let is_for_users = USER_PATHS.iter().any(|begin| path.starts_with(begin));
+    is_for_users.then(|| PathHint {
+        detail: USER_ADVICE.to_owned(),
+        render: response::problem,
+    })
 }
 
 async fn register(state: Arc<AppState>, mut request: Request) -> Reply {

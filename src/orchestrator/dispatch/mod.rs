@@ -150,8 +150,7 @@ async fn end_job(
 ) {
     let retrieved = retrieve::retrieve(state, &job, &mut outcome, &handle).await;
     let log = match &outcome {
-        // The output of a sandbox that stays is that of its execs, which are gone with it.
-        AttemptOutcome::Ended(last) if !job.is_sandbox => {
+        AttemptOutcome::Ended(last) => {
             let started = AssertUnwindSafe(archive::start(state, &job, &last.result));
             // The message of a panic is in the log.
             started.catch_unwind().await.ok()

@@ -5,7 +5,8 @@ use crate::{
     api::{
         NodeId, PAYLOAD_VERSION,
         jobs::{RunJob, SandboxSpec},
-        secrets::SecretValues,
+        nodes::features,
+        secrets::{SecretRef, SecretValues},
     },
     orchestrator::{
         AppState,
@@ -61,7 +62,7 @@ pub(super) async fn request_job<'a>(
             let sandbox = state.store.task_sandbox(job.task_id).await;
             let mut sandbox = sandbox.map_err(AttemptError::of_sandbox)?;
             state.settings.egress.apply(&mut sandbox);
-            let secrets = secrets(state, job, &sandbox).await?;
+            let secrets = secrets(state, client, job, &sandbox).await?;
             client.run(RunJob {
                 version: PAYLOAD_VERSION,
                 task_id: job.task_id,
@@ -78,16 +79,62 @@ pub(super) async fn request_job<'a>(
 /// Values of the secrets that a job names, as they are now.
 async fn secrets(
     state: &AppState,
+    client: &NodeClient<'_>,
     job: &RunningJob,
     sandbox: &SandboxSpec,
 ) -> Result<SecretValues, AttemptError> {
     if sandbox.secrets.is_empty() {
         return Ok(SecretValues::default());
     }
+    let node: Result<Option<Node>, _> = state.store.node_get(job.node_id).await;
+    let node = node.map_err(AttemptError::of_store)?;
+    check_way(state, client, node.as_ref())?;
+    if sandbox.secrets.iter().any(SecretRef::is_at_edge) {
+        check_edge(node.as_ref())?;
+    }
     let values = state
         .identity
         .secrets_of_task(job.task_id, &sandbox.secrets);
     values.await.map_err(AttemptError::of_secrets)
+}
+
+/// Fails where secrets would go to the address of a node that has a tunnel: whoever can cut the tunnel would get them in
+/// the clear. The operator may want that, with `--worker-url`.
+fn check_way(
+    state: &AppState,
+    client: &NodeClient<'_>,
+    node: Option<&Node>,
+) -> Result<(), AttemptError> {
+    let is_meant = |node: &Node| {
+        !node.capability.has_tunnel() || state.settings.worker_urls.contains_key(&node.slug)
+    };
+    if client.uses_tunnel() || node.is_none_or(is_meant) {
+        return Ok(());
+    }
+    Err(not_sent(
+        "the tunnel of its node is not connected, and secrets don't go to the address of that node in the clear",
+    ))
+}
+
+/// Fails where the node would give the command what it must not see, as one of an earlier release does, by which it may have
+/// been replaced since it was chosen.
+fn check_edge(node: Option<&Node>) -> Result<(), AttemptError> {
+    let knows = |node: &Node| node.capability.has_feature(features::EGRESS_TERMINATE);
+    if node.is_some_and(knows) {
+        return Ok(());
+    }
+    Err(not_sent(
+        "its node no longer keeps secrets at the edge; upgrade cynode there",
+    ))
+}
+
+/// Error after which a job goes back into the queue, since its node was not sent it.
+fn not_sent(reason: &str) -> AttemptError {
+    let reason = Reason::from(reason);
+    AttemptError {
+        outcome: Some(AttemptOutcome::NotSent(reason.clone())),
+        ..AttemptError::transient(reason)
+    }
 }
 
 /// Client of the node of an attempt, as the node is known now.

@@ -92,7 +92,8 @@ impl Transition {
     /// Turns this into the end of a canceled job, also where the store could not record the cancel yet.
     pub(super) fn cancel(&mut self) {
         let is_requeued = self.requeue_after.take().is_some() || self.refusal.take().is_some();
-        if is_requeued {
+        // What never started has no end of its own, such as that a secret was removed.
+        if is_requeued || self.is_not_started {
             self.end.status = JobStatus::Canceled;
             "canceled".clone_into(&mut self.end.summary);
         }

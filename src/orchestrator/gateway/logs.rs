@@ -34,7 +34,8 @@ pub(super) async fn get(state: Arc<AppState>, request: Request) -> Reply {
     Ok(response::stream("application/json", document))
 }
 
-fn render(update: LogUpdate) -> Bytes {
+/// Event as it is sent.
+pub(super) fn render(update: LogUpdate) -> Bytes {
     match update {
         LogUpdate::Event(event) => {
             response::sse_event(&event.cursor.to_string(), event.name, &event.data)

@@ -1,21 +1,23 @@
-//! Sandboxes that stay: create, list, get, renew, delete. The calls that pass to their nodes are in
+//! Sandboxes that stay: create, list, get, events, renew, delete. The calls that pass to their nodes are in
 //! [`sandbox_calls`](super::sandbox_calls).
 
-use super::{AppState, authenticate, cursor, page_size, tasks::DEFAULT_PAGE_SIZE};
+use super::{AppState, authenticate, cursor, logs::render, page_size, tasks::DEFAULT_PAGE_SIZE};
 use crate::{
     api::{
         api_keys::Scope,
         sandboxes::{CreateSandbox, RenewSandbox},
     },
     http::{
+        log_query::last_event_id,
         request::Request,
         response::{self, Reply},
         router::RouterBuilder,
     },
     identity::Access,
-    orchestrator::sandboxes,
+    orchestrator::{logs, sandboxes},
     store::SandboxFilter,
 };
+use futures_util::StreamExt as _;
 use http::{HeaderValue, Method, StatusCode, header};
 use std::sync::Arc;
 
@@ -34,6 +36,7 @@ pub(super) fn routes(builder: RouterBuilder<AppState>) -> RouterBuilder<AppState
         .route(Method::GET, "/v1/sandboxes/{id}", get)
         .route(Method::DELETE, "/v1/sandboxes/{id}", delete)
         .route(Method::POST, "/v1/sandboxes/{id}/renew", renew)
+        .route(Method::GET, "/v1/sandboxes/{id}/events", events)
 }
 
 async fn create(state: Arc<AppState>, mut request: Request) -> Reply {
@@ -63,6 +66,18 @@ async fn get(state: Arc<AppState>, request: Request) -> Reply {
     let caller = authenticate(&state, &request, ACCESS).await?;
     let name = request.param("id", "sandbox")?;
     response::ok(&sandboxes::show(&state, &caller, name).await?)
+}
+
+/// Sends the events of a sandbox: to its end, unless the caller does not follow.
+async fn events(state: Arc<AppState>, request: Request) -> Reply {
+    // Subscribed before the authentication, so that no end of the session is missed.
+    let revocations = state.identity.revocations();
+    let caller = authenticate(&state, &request, ACCESS).await?;
+    let name = request.param("id", "sandbox")?;
+    let follow = request.query_as("follow", "true or false")?.unwrap_or(true);
+    let cursor = last_event_id(&request)?;
+    let events = logs::sandbox_events(&state, caller, revocations, name, cursor, follow).await?;
+    Ok(response::stream("text/event-stream", events.map(render)))
 }
 
 async fn renew(state: Arc<AppState>, mut request: Request) -> Reply {

@@ -23,6 +23,7 @@ const DAMAGED_NOTICE: &str = "the kept log can't be read (the orchestrator's log
                               output that the result keeps";
 const PART_NOTICE: &str =
     "no log is kept of this task (any more); this is the part of the output that the result keeps";
+const EVENTS_NOTICE: &str = "no log is kept (any more), so what was asked of hosts is not known; the requests are only counted";
 
 /// Output of the last attempt of a task.
 pub(super) struct KeptLog {
@@ -32,6 +33,8 @@ pub(super) struct KeptLog {
     pub(super) truncated: Truncated,
     /// Reason why the reader gets less than was kept, or less than was printed.
     pub(super) notice: Option<&'static str>,
+    /// Reason why the reader gets no event of the proxy.
+    pub(super) events_notice: Option<&'static str>,
     source: Source,
 }
 
@@ -69,6 +72,7 @@ impl KeptLog {
                     attempt,
                     truncated: reader.truncated,
                     notice: None,
+                    events_notice: None,
                     source: Source::Archive(Some(reader)),
                 });
             }
@@ -88,6 +92,7 @@ impl KeptLog {
             attempt: 0,
             truncated: Truncated::default(),
             notice: None,
+            events_notice: None,
             source: Source::Archive(None),
         }
     }
@@ -131,6 +136,7 @@ impl KeptLog {
             attempt: job.attempt,
             truncated,
             notice: damage.or(has_more.then_some(PART_NOTICE)),
+            events_notice: result.has_egress().then_some(EVENTS_NOTICE),
             source: Source::Result {
                 log: Box::new(log),
                 selector,

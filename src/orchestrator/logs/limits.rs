@@ -75,7 +75,9 @@ impl LogLimits {
         let mut followers = self.followers.lock();
         let own = followers.get(&user).copied().unwrap_or(0);
         if own >= self.own_followers_limit {
-            let text = format!("you already follow {own} logs; close some, or read without follow");
+            let text = format!(
+                "you already follow {own} logs; close some, or read one as a document (without follow)"
+            );
             return Err(Problem::new(ProblemKind::TooManyRequests, text).retry_after(RETRY_SECONDS));
         }
         if followers.values().sum::<usize>() >= self.followers_limit {

@@ -1,4 +1,5 @@
-//! Use cases of logs: the output of a task, as a document ([`collect`]) or as events ([`stream`]).
+//! Use cases of logs: the output of a task, as a document ([`collect`]) or as events ([`stream`]); and the
+//! [events of a sandbox](sandbox_events) that stays.
 //!
 //! While an attempt runs, its node has the output, and readers get it from there; after its end it is in the
 //! [`archive`], and the store keeps a bounded part with the result. Events are numbered alike in all three, as text and as
@@ -9,10 +10,12 @@ mod document;
 mod follower;
 mod kept;
 mod limits;
+mod sandbox_events;
 mod streamer;
 
 pub(super) use follower::{LogFollower, LogUpdate};
 pub(super) use limits::LogLimits;
+pub(super) use sandbox_events::sandbox_events;
 pub(super) use streamer::LogEvent;
 
 use super::{
@@ -100,6 +103,18 @@ pub(super) async fn stream(
     follow: bool,
 ) -> Result<LogFollower, ApiError> {
     let id = tasks::find(state, &caller, name).await?.id;
+    open_stream(state, (caller, revocations), id, query, cursor, follow).await
+}
+
+/// Sends the log of a task or of a sandbox on as events, to a caller who may read it.
+async fn open_stream(
+    state: &Arc<AppState>,
+    (caller, revocations): (Caller, watch::Receiver<()>),
+    id: TaskId,
+    query: LogQuery,
+    cursor: LogCursor,
+    follow: bool,
+) -> Result<LogFollower, ApiError> {
     // The watch comes before the look at the store: an end in between shows in the watch.
     let watch = state.jobs.watches.for_task(id);
     let task = stored_task(state, id).await?;
@@ -125,8 +140,8 @@ async fn stored_task(state: &AppState, id: TaskId) -> Result<Task, ApiError> {
 
 /// Refusal of a reader who does not wait for a node that does not answer.
 fn unreachable_node() -> Problem {
-    let detail = "the node that runs this task does not answer at present; it keeps the output. \
-                  Try again, or follow the log (follow=true, --follow), which waits for the node";
+    let detail = "the node that has this log does not answer at present, and keeps it. Try again, or follow the log \
+                  (follow=true, --follow), which waits for the node";
     Problem::new(ProblemKind::Unavailable, detail).retry_after(NODE_UNREACHABLE_RETRY_SECONDS)
 }
 

@@ -19,7 +19,7 @@ use crate::{
     api::{
         TaskId,
         error::ApiError,
-        events::{JobEvent, OutputData, OutputEncoding, Stream},
+        events::{EgressEvent, JobEvent, OutputData, OutputEncoding, Stream, StreamFilter},
         tasks::{LogCursor, TaskStatus},
         time::Time,
     },
@@ -46,7 +46,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(5);
 pub(in crate::orchestrator) struct LogEvent {
     /// Position after this event.
     pub(in crate::orchestrator) cursor: LogCursor,
-    /// `status`, `stdout`, `stderr`, `gap` or `end`.
+    /// `status`, `stdout`, `stderr`, `gap`, `egress` or `end`.
     pub(in crate::orchestrator) name: &'static str,
     /// Fields of the event, as the API documents them by name.
     pub(in crate::orchestrator) data: Value,
@@ -57,7 +57,7 @@ enum Snapshot {
     /// No node runs it yet.
     Nothing,
     /// Events of its node.
-    Events(u32, NodeEvents),
+    Events(u32, Box<NodeEvents>),
 }
 
 /// Progress of one reader.
@@ -111,7 +111,7 @@ impl LogStreamer {
         };
         self.start_attempt(current.attempt);
         match open_events(&self.state, source, self.cursor.seq, false, &self.query).await {
-            Ok(events) => self.snapshot = Some(Snapshot::Events(current.attempt, events)),
+            Ok(events) => self.snapshot = Some(Snapshot::Events(current.attempt, events.into())),
             Err(NodeLogError::Store(error)) => return Err(error.into()),
             Err(error) => {
                 let error = errors::chain(&error);
@@ -281,6 +281,9 @@ impl LogStreamer {
             JobEvent::Gap { stream, bytes, .. } if streams.has(stream) => {
                 ("gap", json!({ "stream": stream, "bytes": bytes }))
             }
+            JobEvent::Egress { time, egress, .. } if streams == StreamFilter::All => {
+                ("egress", egress_fields(egress, time))
+            }
             JobEvent::Status { detail, .. } => (
                 "status",
                 json!({ "status": TaskStatus::Running, "detail": sanitize(&detail) }),
@@ -338,7 +341,9 @@ impl LogStreamer {
         to: &mpsc::Sender<LogEvent>,
     ) -> bool {
         self.start_attempt(kept.attempt);
-        if let Some(notice) = kept.notice {
+        let shows_all = self.query.part.streams == StreamFilter::All;
+        let of_events = kept.events_notice.filter(|_| shows_all);
+        for notice in kept.notice.into_iter().chain(of_events) {
             let data = json!({ "status": status, "detail": notice });
             self.send("status", data, to).await;
         }
@@ -373,6 +378,18 @@ impl LogStreamer {
         // It fails where the reader is gone, and then this future is no longer polled either.
         let _ = to.send(LogEvent { cursor, name, data }).await;
     }
+}
+
+/// Fields of an event of the proxy, whose texts are the node's.
+fn egress_fields(mut event: EgressEvent, time: Option<Time>) -> Value {
+    for text in [&mut event.host, &mut event.detail].into_iter().flatten() {
+        *text = sanitize(text);
+    }
+    let mut fields = json!(event);
+    if let Some(time) = time {
+        fields["time"] = json!(time);
+    }
+    fields
 }
 
 /// Waits until no node runs this attempt.

@@ -40,6 +40,11 @@ struct JobListShape {
 }
 
 impl NodeClient<'_> {
+    /// Whether calls go over the tunnel of the node, connected or not.
+    pub(in crate::orchestrator) fn uses_tunnel(&self) -> bool {
+        self.base_url == TUNNEL_URL
+    }
+
     /// Lists the jobs of the node, to find out whether calls arrive there. Fails with the reason for which they don't.
     ///
     /// Other implementations may lack the call. So with [`Proof::AnyAnswer`] 501 and any answer below 500 show that the

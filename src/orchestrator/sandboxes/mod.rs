@@ -101,13 +101,14 @@ pub(super) async fn create(
     let created = run_to_end("create_sandbox", async move {
         let limits = (shared.settings.queue, shared.settings.sandboxes);
         let new = (spec, record);
-        let outcome = shared.store.sandbox_create(authority, new, limits, event);
-        let outcome = outcome.await;
+        let outcome = shared
+            .store
+            .sandbox_create(authority, new, limits, event, secrets_used)
+            .await;
         if let Ok(CreateSandboxOutcome::Created(id)) = &outcome {
             shared.metrics.record_sandbox_created();
             tracing::info!(sandbox = %id, "sandbox created");
             shared.jobs.wake.notify_one();
-            secrets::record_use(&shared, secrets_used, *id).await;
             fail_if_deleted(&shared, user, &image).await;
         }
         outcome
@@ -191,7 +192,7 @@ pub(super) async fn list(
     let sandboxes = page.sandboxes.iter();
     Ok(SandboxList {
         sandboxes: sandboxes
-            .map(|stored| view(state, caller, stored))
+            .map(|stored| view(state, caller, stored).shortened())
             .collect(),
         next_cursor,
     })
@@ -296,8 +297,7 @@ pub(super) async fn delete(
     let id = stored.id;
     let event = caller.audit_event(AuditAction::SandboxDelete, origin);
     if stored.ended_at.is_some() {
-        let (owner, authority) = (caller.visible_owner(), caller.authority());
-        let outcome = state.store.task_delete(id, owner, authority, event);
+        let outcome = tasks::delete_ended(state, caller, (id, vec![stored.job]), event);
         return match outcome.await? {
             DeleteOutcome::Deleted => Ok(()),
             DeleteOutcome::Unknown => Err(Problem::unknown_sandbox(&id.to_string()).into()),

@@ -2,6 +2,7 @@
 
 use crate::{
     api::{
+        egress::Egress,
         jobs::{JobErrorKind, SandboxSpec},
         sandboxes::{EndReason, Sandbox, SandboxStatus, SessionSpec},
         snapshots::shown_image,
@@ -61,6 +62,9 @@ pub(super) fn sandbox(stored: &StoredSandbox, current: Option<TaskState>) -> San
         node_slug: stored.node_slug.clone(),
         image: shown_image(stored.spec.image.clone()),
         owner: stored.owner.clone(),
+        network_policy: stored.spec.network_policy,
+        egress: stored.spec.egress.as_ref().map(Egress::from),
+        secrets: stored.spec.secrets.clone(),
         lifetime_seconds: session.lifetime_seconds,
         idle_timeout_seconds: session.idle_timeout_seconds,
         created_at: stored.created_at,

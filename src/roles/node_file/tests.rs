@@ -22,7 +22,7 @@ fn whole(text: &str, number: u16) -> Value {
             "prefetch_images": [text], "default_timeout": time, "max_timeout": time, "shutdown_grace": time,
             "reserve_memory": "1GiB", "warm": number, "warm_memory": "1GiB",
         },
-        "egress": {"allow": ["*.example.com:443", "profile:git"], "allow_private": ["10.0.0.0/8"], "upstream": "http://proxy:3128"},
+        "egress": {"allow": ["*.example.com:443", "profile:git"], "allow_private": ["10.0.0.0/8"], "upstream": "http://proxy:3128", "cache": "1GiB"},
         "inference": {"mode": "off", "port": number, "pull_timeout": time, "start_timeout": time, "context_length": number, "gpu_share": "exclusive"},
         "storage": {
             "data_dir": "state", "jobs_dir": "jobs", "min_free_disk": "1GiB", "workspace_limit": "2GiB", "job_log_size": "9MiB", "content_cache": "9MiB",

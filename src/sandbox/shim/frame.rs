@@ -10,6 +10,7 @@
 //!                   then the most time between TERM and KILL (4, milliseconds; absent or all ones: as the command has)
 //!                 2 stdin: there is more, or its end
 //!                 3 assign: the guest of a sandbox that waits for one, in the form that the guest reads
+//!                 4 note: something for the guest to record, in the form that the guest reads
 //! ```
 //!
 //! The header never changes, so that frames of a later version can be skipped. A frame of an unknown type is
@@ -35,6 +36,8 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 /// Longest content of a frame.
 const MAX_CONTENT_BYTES: usize = 64 * 1024;
+/// Longest note; a longer one is left out.
+const MAX_NOTE_BYTES: usize = 4 * 1024;
 
 /// Update of a shim without frames.
 const UNFRAMED_UPDATE: u8 = b'!';
@@ -50,6 +53,7 @@ const READY: u8 = 3;
 const STOP: u8 = 1;
 const STDIN: u8 = 2;
 const ASSIGN: u8 = 3;
+const NOTE: u8 = 4;
 
 const CANCELED: u8 = 1;
 const OUT_OF_BYTES: u8 = 2;
@@ -125,6 +129,8 @@ pub(super) enum OwnerMessage {
     Stdin,
     /// The guest of a sandbox that waits for one.
     Assign(Bytes),
+    /// Something for the guest to record.
+    Note(Bytes),
 }
 
 /// Bytes of an assignment. Only for a shim of this release: no other waits for one. Fails where it is too long.
@@ -140,6 +146,14 @@ pub(super) fn encode_stdin(protocol: Protocol) -> Vec<u8> {
     match protocol {
         Protocol::Framed => frame(STDIN, &[]),
         Protocol::Unframed => Vec::new(),
+    }
+}
+
+/// Bytes of a note; empty for one that is too long, and for a shim without frames. Other shims that know none skip it.
+pub(super) fn encode_note(note: &[u8], protocol: Protocol) -> Vec<u8> {
+    match protocol {
+        Protocol::Framed if note.len() <= MAX_NOTE_BYTES => frame(NOTE, note),
+        _ => Vec::new(),
     }
 }
 
@@ -196,6 +210,9 @@ pub(super) fn take_owner_message(read: &mut BytesMut) -> io::Result<Option<Owner
                 Some((STOP, content)) => return Ok(Some(OwnerMessage::Stop(decode_stop(content)))),
                 Some((STDIN, _)) => return Ok(Some(OwnerMessage::Stdin)),
                 Some((ASSIGN, content)) => return Ok(Some(OwnerMessage::Assign(content.freeze()))),
+                Some((NOTE, content)) if content.len() <= MAX_NOTE_BYTES => {
+                    return Ok(Some(OwnerMessage::Note(content.freeze())));
+                }
                 Some(_) => continue,
                 None => return Ok(None),
             }

@@ -2,11 +2,11 @@
 
 use super::{
     ARGUMENT, LISTENER_FD, LOG_FILE, SOCKET_FILE, bind_socket,
-    frame::{Protocol, ShimMessage, encode_assignment, encode_stdin, encode_stop},
+    frame::{Protocol, ShimMessage, encode_assignment, encode_note, encode_stdin, encode_stop},
     socket_in,
 };
 use crate::{environment, sandbox::StopRequest};
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use command_fds::{CommandFdExt as _, FdMapping};
 use futures_util::FutureExt as _;
 use serde::Serialize;
@@ -18,6 +18,9 @@ use tokio::{
     task::spawn_blocking,
 };
 use zeroize::Zeroizing;
+
+/// Bytes to a shim that doesn't read, from which on it gets no notes.
+const MAX_UNSENT_BYTES: usize = 64 * 1024;
 
 /// Connection to a shim.
 pub(crate) struct ShimHandle {
@@ -124,6 +127,23 @@ impl ShimHandle {
         let assignment = encode_assignment(&serde_json::to_vec(guest)?)?;
         self.unsent.extend_from_slice(&assignment);
         Ok(())
+    }
+
+    /// Whether there is room for a note, as soon as the shim has said how to send it.
+    pub(crate) fn takes_notes(&self) -> bool {
+        self.protocol.is_some() && self.unsent.len() < MAX_UNSENT_BYTES
+    }
+
+    /// Sends a note for the guest, at once as far as the socket takes it: what it is about may be over soon. The rest is sent
+    /// by [`changed`](Self::changed).
+    pub(crate) fn note(&mut self, note: &[u8]) {
+        let Some(protocol) = self.protocol else {
+            return;
+        };
+        self.unsent.extend_from_slice(&encode_note(note, protocol));
+        if let Ok(sent) = self.stream.try_write(&self.unsent) {
+            self.unsent.advance(sent);
+        }
     }
 
     fn queue_stdin(&mut self) {

@@ -13,7 +13,8 @@
 //!
 //! Over the socket go no facts, only [signals](frame): the shim sends an update when its guest has written something,
 //! its end is the end of the connection, and the owner requests a stop, with the reason. So any release of an owner
-//! understands a shim of any other.
+//! understands a shim of any other. What an owner has to tell the guest beside that are notes, which the guest records, and
+//! of which none has to arrive.
 //!
 //! A sandbox may be started before there is a guest for it. Such a warm one belongs to its owner alone: it ends with
 //! the owner's connection, and no later process finds it again. Its [assignment](Shim::assignment) makes it a sandbox as
@@ -46,7 +47,7 @@ use std::{
 use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 /// Argument by which the binary knows that it is a shim.
@@ -55,6 +56,8 @@ pub(crate) const ARGUMENT: &str = "__shim";
 const LISTENER_FD: i32 = 3;
 const SOCKET_FILE: &str = "shim.sock";
 const LOG_FILE: &str = "shim.log";
+/// Notes that wait for the guest.
+const MAX_WAITING_NOTES: usize = 1024;
 
 /// Config of a guest, which a shim reads from its stdin.
 pub(crate) trait GuestConfig: DeserializeOwned {
@@ -74,6 +77,8 @@ pub(crate) struct Shim {
     pub(crate) ready: watch::Sender<bool>,
     /// Assignment of a warm sandbox, which is stopped where its owner is gone before. `None` for any other.
     pub(crate) assignment: Option<oneshot::Receiver<Bytes>>,
+    /// Notes of the owner, for the guest to take out and to record.
+    pub(crate) notes: Option<mpsc::Receiver<Bytes>>,
 }
 
 /// Runs as a shim and never returns: reads the guest's config from stdin, and runs the guest to its end.
@@ -118,12 +123,14 @@ where
             true => Some(oneshot::channel()).unzip(),
             false => (None, None),
         };
+        let (noted, notes) = mpsc::channel(MAX_WAITING_NOTES);
         let shim = Shim {
             stops: Stops::new(),
             updates: watch::Sender::new(()),
             stdin: watch::Sender::new(()),
             ready: watch::Sender::new(false),
             assignment,
+            notes: Some(notes),
         };
         let listener = UnixListener::from_std(listener)?;
         let server = Server {
@@ -132,6 +139,7 @@ where
             stops: shim.stops.clone(),
             stdin: shim.stdin.clone(),
             assign,
+            notes: noted,
         };
         background::spawn("shim-server", server.serve(listener));
         background::spawn("shim-signals", stop_at_shutdown(shim.stops.clone()));

@@ -7,7 +7,7 @@ use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 /// Connection of an owner.
@@ -25,6 +25,7 @@ pub(super) struct Server {
     pub(super) stdin: watch::Sender<()>,
     /// Receiver of the assignment, while the sandbox waits for one.
     pub(super) assign: Option<oneshot::Sender<Bytes>>,
+    pub(super) notes: mpsc::Sender<Bytes>,
 }
 
 impl Server {
@@ -76,6 +77,10 @@ impl Server {
                     // Without a receiver the sandbox is ending.
                     let _ = assign.send(guest);
                 }
+            }
+            OwnerMessage::Note(note) => {
+                // A guest that takes none, or far too few, does without.
+                let _ = self.notes.try_send(note);
             }
         }
     }

@@ -15,18 +15,21 @@ async fn socket_ends_agree_on_protocol() {
     handle.stop(stop);
     handle.stop(StopRequest::new(StopReason::Shutdown));
     handle.notify_stdin();
+    assert!(!handle.takes_notes());
 
     let (updates, receiver) = watch::channel(());
     let stops = Stops::new();
     let (stdin, mut notices) = watch::channel(());
     let (ready, is_ready) = watch::channel(false);
     let (assign, mut assignment) = oneshot::channel();
+    let (noted, mut notes) = mpsc::channel(1);
     let server = Server {
         updates: receiver,
         ready: is_ready,
         stops: stops.clone(),
         stdin,
         assign: Some(assign),
+        notes: noted,
     };
     let server = background::spawn("test", server.serve(listener));
     assert!(handle.changed().await, "hello");
@@ -47,6 +50,12 @@ async fn socket_ends_agree_on_protocol() {
     handle.assign(&"guest").unwrap();
     tokio::select! {
         assigned = &mut assignment => assert_eq!(assigned.unwrap(), "\"guest\""),
+        _ = handle.changed() => panic!("an update of nothing"),
+    }
+    assert!(handle.takes_notes());
+    handle.note(b"note");
+    tokio::select! {
+        note = notes.recv() => assert_eq!(note.unwrap(), "note"),
         _ = handle.changed() => panic!("an update of nothing"),
     }
 

@@ -3,7 +3,7 @@
 use super::{Cursor, ExecNumber, Size, message};
 use std::{
     ffi::{OsStr, OsString},
-    os::unix::ffi::OsStrExt as _,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
 
 /// Streams of a command.
@@ -31,6 +31,9 @@ pub struct ExecSpec {
     pub has_inference: bool,
     /// Whether init opens listeners for the proxy of its node.
     pub has_egress: bool,
+    /// Certificate of an authority that the command is to trust beside those of its image, in PEM; empty where there is
+    /// none. Of the first command only.
+    pub authority: Vec<u8>,
     /// Working directory; a relative one, also an empty one, begins at the workspace.
     pub cwd: OsString,
     /// Streams.
@@ -41,7 +44,7 @@ pub struct ExecSpec {
 
 impl ExecSpec {
     /// Bytes of the request to run it: the arguments, then pairs of name and value; each list after its count, each
-    /// text after its length. Then the directory; whether it has a stdin, may use models, may use the proxy, and is
+    /// text after its length. Then the directory; the authority; whether it has a stdin, may use models, may use the proxy, and is
     /// detached, each 0 or 1; the kind of its streams; and the size of its terminal.
     pub fn encode(&self, exec: ExecNumber) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -61,6 +64,7 @@ impl ExecSpec {
             text(&mut bytes, value);
         }
         text(&mut bytes, &self.cwd);
+        text(&mut bytes, OsStr::from_bytes(&self.authority));
         let flags = [
             self.has_stdin,
             self.has_inference,
@@ -88,6 +92,7 @@ impl ExecSpec {
             .map(|_| Some((cursor.text()?, cursor.text()?)))
             .collect::<Option<_>>()?;
         let cwd = cursor.text()?;
+        let authority = cursor.text()?.into_vec();
         let &[
             has_stdin @ 0..=1,
             has_inference @ 0..=1,
@@ -106,6 +111,7 @@ impl ExecSpec {
             has_stdin: has_stdin == 1,
             has_inference: has_inference == 1,
             has_egress: has_egress == 1,
+            authority,
             cwd,
             streams: match streams {
                 2 => ExecStreams::Terminal(size),

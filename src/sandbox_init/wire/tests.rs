@@ -41,6 +41,7 @@ proptest! {
         command in proptest::collection::vec(text(), 0..5),
         env in proptest::collection::vec((text(), text()), 0..5),
         stdin in proptest::collection::vec(any::<u8>(), 0..40),
+        authority in proptest::collection::vec(any::<u8>(), 0..40),
         flags: [bool; 4],
         cwd in text(),
         streams in streams(),
@@ -50,7 +51,7 @@ proptest! {
         let exec = ExecNumber(exec);
         let [has_stdin, has_inference, has_egress, is_detached] = flags;
         let spec = ExecSpec {
-            command, env, has_stdin, has_inference, has_egress, cwd, streams, is_detached,
+            command, env, has_stdin, has_inference, has_egress, authority, cwd, streams, is_detached,
         };
         for request in [
             InitRequest::Run(spec),

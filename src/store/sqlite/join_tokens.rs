@@ -21,8 +21,8 @@ pub(super) const RETENTION: Duration = Duration::from_hours(30 * 24);
 
 const COUNT: &str = "SELECT count(*) FROM join_tokens WHERE removed_at IS NULL";
 const INSERT: &str =
-    "INSERT INTO join_tokens (id, secret_sha256, slug, max_uses, created_by, created_at, expires_at)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    "INSERT INTO join_tokens (id, secret_sha256, slug, max_uses, created_by, created_at, expires_at, url)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 const LIST: &str = "SELECT t.*, u.handle, u.is_active AND u.is_admin AS is_by_admin,
         (SELECT count(*) FROM join_token_uses j WHERE j.token_id = t.id) AS used
      FROM join_tokens t JOIN users u ON u.id = t.created_by
@@ -73,6 +73,7 @@ fn token(row: &Row<'_>, now: Time) -> Result<JoinTokenView, StoreError> {
         created_by: row.get("handle")?,
         created_at: row.get("created_at")?,
         expires_at,
+        url: row.get("url")?,
     })
 }
 
@@ -159,8 +160,9 @@ impl Store {
                 audit::add(c, &event.clone().failed("conflict"))?;
                 return Ok(None);
             }
-            let (secret, slug, end) = (&new.secret_sha256, &new.slug, new.expires_at);
-            let values = params![id, secret, slug, new.uses, by.user, event.at, end];
+            let (secret, slug, url) = (&new.secret_sha256, &new.slug, &new.url);
+            let (uses, end) = (new.uses, new.expires_at);
+            let values = params![id, secret, slug, uses, by.user, event.at, end, url];
             execute(c, INSERT, values)?;
             let token = get(c, id, event.at)?.ok_or(StoreError::Damaged("join token"))?;
             audit::add(c, &about(&event, &token))?;

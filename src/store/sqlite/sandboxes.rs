@@ -127,18 +127,20 @@ fn refusal(
 }
 
 impl Store {
-    /// Stores a sandbox and its job, in one commit. `event` is of its creation.
+    /// Stores a sandbox and its job, in one commit. `event` is of its creation, `secrets_used` that it gets secrets, if it
+    /// does.
     pub async fn sandbox_create(
         &self,
         by: Authority,
         (spec, record): (TaskSpec, SandboxRecord),
         (queue, limits): (QueueLimits, SandboxLimits),
         event: AuditEvent,
+        secrets_used: Option<AuditEvent>,
     ) -> Result<CreateSandboxOutcome, StoreError> {
         self.ensure_writable()?;
         let (reserve, lanes) = (self.reserve.clone(), self.lanes.clone());
         let now = event.at;
-        let new = NewTask::new(by.user, &spec, now)?;
+        let new = NewTask::new(by.user, &spec, secrets_used, now)?;
         let document = to_document(&record)?;
         self.write(move |c| {
             authorize(c, by, now)?;

@@ -26,6 +26,7 @@ const LIST: &str = "SELECT s.name, s.owner = '' AS shared, u.handle, s.created_a
      WHERE s.owner IN (?1, '') ORDER BY s.name, s.owner DESC";
 const SEALED: &str = "SELECT owner, name, key_id, sealed FROM secrets
      WHERE name = ?2 AND owner IN (?1, '') ORDER BY owner DESC LIMIT 1";
+const KEYS: &str = "SELECT key_id, count(*) FROM secrets GROUP BY key_id";
 const ALL_NAMES: &str = "SELECT owner, name FROM secrets";
 
 /// Owner in its column.
@@ -161,6 +162,16 @@ impl Store {
             let owner: Option<String> = statement.query_row([task], |row| row.get(0)).optional()?;
             let owner = owner.ok_or(StoreError::Damaged("task"))?;
             names.iter().map(|name| sealed(c, &owner, name)).collect()
+        })
+        .await
+    }
+
+    /// Ids of the keys with which secrets are encrypted, and with each the number of its secrets.
+    pub async fn secret_keys_in_use(&self) -> Result<Vec<(String, u32)>, StoreError> {
+        self.read_document(|c| {
+            let mut statement = c.prepare(KEYS)?;
+            let keys = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(keys.collect::<Result<Vec<(String, u32)>, _>>()?)
         })
         .await
     }

@@ -176,11 +176,18 @@ pub(super) struct NewTask {
     max_attempts: u32,
     rank: i32,
     contents: Vec<ContentHash>,
+    secrets_used: Option<AuditEvent>,
     now: Time,
 }
 
 impl NewTask {
-    pub(super) fn new(owner: UserId, spec: &TaskSpec, now: Time) -> Result<Self, StoreError> {
+    /// Rows of a task with this specification. `secrets_used` is the event that it gets secrets, if it does.
+    pub(super) fn new(
+        owner: UserId,
+        spec: &TaskSpec,
+        secrets_used: Option<AuditEvent>,
+        now: Time,
+    ) -> Result<Self, StoreError> {
         let contents = spec.sandbox.contents();
         Ok(Self {
             id: TaskId::new(),
@@ -192,6 +199,7 @@ impl NewTask {
             max_attempts: spec.max_attempts,
             rank: -spec.priority,
             contents: contents.map(|content| content.sha256.clone()).collect(),
+            secrets_used,
             now,
         })
     }
@@ -244,6 +252,9 @@ impl NewTask {
                 self.rank
             ],
         )?;
+        if let Some(event) = &self.secrets_used {
+            audit::add(c, &event.clone().to(self.id.to_string()))?;
+        }
         artifacts::add_references(c, self.id, &self.contents)
     }
 }
@@ -282,19 +293,20 @@ impl Store {
             .await
     }
 
-    /// Stores a task and its job, in one commit.
+    /// Stores a task and its job, in one commit, and the event that it gets secrets, if it does.
     pub async fn task_create(
         &self,
         by: Authority,
         spec: TaskSpec,
         key: Option<IdempotencyKey>,
         limits: QueueLimits,
+        secrets_used: Option<AuditEvent>,
         now: Time,
     ) -> Result<CreateOutcome, StoreError> {
         self.ensure_writable()?;
         let (reserve, lanes) = (self.reserve.clone(), self.lanes.clone());
         // Outside of the writer's thread, which all writes share: the document has up to a megabyte.
-        let new = NewTask::new(by.user, &spec, now)?;
+        let new = NewTask::new(by.user, &spec, secrets_used, now)?;
         let id = new.id;
         let stored = self.write(move |c| {
             let owner = authorize(c, by, now)?;

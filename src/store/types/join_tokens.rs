@@ -12,6 +12,8 @@ pub struct NewJoinToken {
     pub uses: u32,
     /// Time from which on no new node can join by it.
     pub expires_at: Time,
+    /// URL of the control plane that it holds.
+    pub url: String,
 }
 
 /// Reason for which a token does not let a node in.

@@ -8,6 +8,7 @@ use crate::api::{
     NodeId,
     jobs::{NetworkPolicy, PullPolicy, SandboxSpec, resources::GpuRequest},
     nodes::features,
+    secrets::SecretRef,
     snapshots::is_snapshot,
     tasks::TaskSpec,
 };
@@ -225,6 +226,9 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
     let artifacts = !sandbox.artifacts.is_empty() || sandbox.artifact_limit.is_some();
     let pull = sandbox.pull.is_some_and(|pull| pull != PullPolicy::Missing);
     let egress = sandbox.network_policy == Some(NetworkPolicy::Allowlist);
+    let at_edge = sandbox.secrets.iter().any(SecretRef::is_at_edge);
+    let opened = sandbox.egress.as_ref();
+    let terminate = at_edge || opened.is_some_and(|egress| !egress.terminate.is_empty());
     [
         (!sandbox.files.is_empty(), features::FILES),
         (artifacts, features::ARTIFACTS),
@@ -242,6 +246,7 @@ fn needed_features(sandbox: &SandboxSpec) -> impl Iterator<Item = &'static str> 
         (sandbox.use_inference == Some(true), features::INFERENCE),
         (sandbox.session.is_some(), features::SESSIONS),
         (egress, features::EGRESS),
+        (terminate, features::EGRESS_TERMINATE),
         (is_snapshot(&sandbox.image), features::SNAPSHOTS),
         (!sandbox.secrets.is_empty(), features::SECRETS),
     ]

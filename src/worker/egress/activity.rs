@@ -1,5 +1,6 @@
-//! Time of the last byte of a connection, by which one that is idle is found.
+//! Time of the last byte of a connection, by which one that is idle is found, and what is reported at its end.
 
+use super::{notices::Flow, refusal::Refusal, tally::Meter};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -14,6 +15,8 @@ pub(super) struct Activity {
     began: Instant,
     /// Milliseconds from the begin to the last byte.
     last: AtomicU64,
+    /// What is reported at its end.
+    pub(super) flow: Option<Flow>,
 }
 
 impl Activity {
@@ -22,6 +25,22 @@ impl Activity {
         Self {
             began: Instant::now(),
             last: AtomicU64::new(0),
+            flow: None,
+        }
+    }
+
+    /// Activity of a flow that begins now, whose end is reported when this is dropped.
+    pub(super) fn of(flow: Flow) -> Self {
+        Self {
+            flow: Some(flow),
+            ..Self::new()
+        }
+    }
+
+    /// Notes that the flow is cut, where the job has used all bytes that it may.
+    pub(super) fn cut_if_used_up(&self, meter: &Meter) {
+        if let Some(limit) = meter.excess() {
+            self.cut(&Refusal::used_up(limit).detail);
         }
     }
 

@@ -14,6 +14,8 @@ pub struct EgressLimits {
     pub allow_private: Option<Vec<IpNet>>,
     /// URL of the HTTP proxy through which hosts are reached; directly if `None`. It may have a password.
     pub upstream: Option<String>,
+    /// Most bytes of downloads that are kept for later jobs; none are kept if `None`.
+    pub cache: Option<u64>,
 }
 
 impl fmt::Debug for EgressLimits {
@@ -22,6 +24,7 @@ impl fmt::Debug for EgressLimits {
             .field("allow", &self.allow)
             .field("allow_private", &self.allow_private)
             .field("has_upstream", &self.upstream.is_some())
+            .field("cache", &self.cache)
             .finish()
     }
 }

@@ -9,47 +9,62 @@
 //! listener that a request came from says which job made it. A request passes, in this order: its [form](request); the
 //! [lists](decision) of the job and of the node; the limit of the job's bytes; the [addresses](address) of the host, all of
 //! which are checked and one of which is dialled ([`route`]); for a tunnel to port 443, the name in the
-//! [client hello](client_hello). Then bytes pass as they are, [counted](tally).
+//! [client hello](client_hello). Then bytes pass as they are, [counted](tally), unless the job asked for the host's TLS to be
+//! [opened](terminate): each request in the tunnel is then an [exchange], into which [secrets](super::edge) are put.
+//! Decisions and ends are [reported](notices) in the job's log.
 //!
 //! What this does not keep a job from: to send anything to a host that it may reach, and to say other things in a tunnel
 //! to a port other than 443, such as another `Host` in plain HTTP. DNS is the node's: a job asks for no name but those on
 //! its list.
 //!
 //! Connections end with the job, and with this process. The listeners stay, and the next process takes them.
+//!
+//! Downloads of HTTP may come from a [cache] of the node, where their host confirms them.
 
 mod activity;
 mod address;
+mod cache;
 mod client_hello;
 mod decision;
 mod exchange;
 mod limits;
 mod metrics;
+mod notices;
 mod rate;
 mod refusal;
+mod relay;
 mod request;
 mod route;
 mod server;
 mod tally;
+mod terminate;
 mod tunnel;
 
 pub use limits::EgressLimits;
 pub(super) use metrics::EgressMetrics;
 pub(super) use tally::Tally;
 
-use super::{context::WorkerContext, ledger::Job};
+use super::{
+    context::WorkerContext,
+    edge::{Edge, EdgeAccess},
+    ledger::Job,
+};
 use crate::{
     api::egress::{EgressSpec, PROXY_PORT},
     background,
     http::listener_policy::available_descriptors,
     sandbox_init::listeners::{EGRESS_PORT, JAVA_OPTIONS},
+    tls::Trust,
 };
 use address::AddressPolicy;
+use cache::{Cache, JobCache};
 use decision::{Lists, Verdict};
+use notices::Notices;
 use rate::Rate;
 use refusal::Refusal;
 use request::Target;
 use route::Route;
-use std::{convert::Infallible, ffi::OsString, sync::Arc, time::Duration};
+use std::{convert::Infallible, ffi::OsString, path::Path, sync::Arc, time::Duration};
 use tally::Meter;
 use tokio::{
     net::TcpListener,
@@ -76,28 +91,48 @@ const _: () = assert!(PROXY_PORT == EGRESS_PORT);
 pub(super) struct EgressGateway {
     limits: EgressLimits,
     route: Arc<Route>,
+    /// Authorities of the system, by which hosts are trusted whose TLS is opened.
+    trust: Trust,
     room: Arc<Semaphore>,
     /// Places in `room` that are for sandboxes with few connections.
     reserve: usize,
+    cache: Arc<Cache>,
 }
 
 impl EgressGateway {
-    /// Gateway with the operator's limits.
-    pub(super) fn new(limits: EgressLimits) -> Self {
+    /// Gateway with the operator's limits, whose cache is in the home of a worker and leaves so many bytes of the disk free.
+    pub(super) fn new(
+        limits: EgressLimits,
+        (home, min_free): (&Path, u64),
+        metrics: &EgressMetrics,
+    ) -> Self {
         let connections = node_connections();
         Self {
+            cache: Arc::new(Cache::new(home, limits.cache, min_free, metrics)),
             route: Arc::new(Route::new(limits.upstream.as_deref())),
+            trust: Trust::default(),
             limits,
             room: Arc::new(Semaphore::new(connections)),
             reserve: connections / 4,
         }
     }
+
+    /// Opens the cache of downloads, once, after which it stores some.
+    pub(super) async fn open_cache(&self) {
+        self.cache.open().await;
+    }
+
+    /// Removes downloads from the cache while the disk is short.
+    pub(super) async fn make_room(&self) {
+        self.cache.make_room().await;
+    }
 }
 
 /// Connections of all sandboxes of this node at a time.
 fn node_connections() -> usize {
-    // Each has two descriptors, and jobs must leave the others to the node.
-    let room = available_descriptors().map(|files| files / 8);
+    // A tunnel has six descriptors, for two sockets and two pipes. A quarter of all is for them: two listeners of the node
+    // take a half, and jobs in their start need some, too.
+    let room = available_descriptors().map(|files| files / 24);
     let room = room.and_then(|room| usize::try_from(room).ok());
     MAX_NODE_CONNECTIONS.min(room.unwrap_or(usize::MAX)).max(1)
 }
@@ -107,7 +142,10 @@ struct Proxy {
     lists: Lists,
     addresses: AddressPolicy,
     route: Arc<Route>,
+    trust: Trust,
+    edge: Edge,
     meter: Arc<Meter>,
+    notices: Arc<Notices>,
     rate: Rate,
     /// Places of this sandbox's connections.
     room: Arc<Semaphore>,
@@ -117,15 +155,22 @@ struct Proxy {
     reserve: usize,
     /// Places of connections that have none, while they are told so.
     turned_away: Arc<Semaphore>,
+    cache: JobCache,
 }
 
 impl Proxy {
-    fn new(ctx: &WorkerContext, job: &Job, allowed: &EgressSpec) -> Self {
+    fn new(
+        ctx: &WorkerContext,
+        job: &Job,
+        (allowed, access): (&EgressSpec, Option<EdgeAccess>),
+    ) -> Self {
         let EgressGateway {
             limits,
             route,
+            trust,
             room,
             reserve,
+            cache,
         } = &ctx.egress;
         let meter = Meter::new(
             Arc::clone(&job.egress),
@@ -140,12 +185,16 @@ impl Proxy {
                 limits.allow_private.clone(),
             ),
             route: Arc::clone(route),
+            trust: trust.clone(),
+            edge: Edge::new(access),
             meter: Arc::new(meter),
+            notices: Arc::new(Notices::new(job, allowed)),
             rate: Rate::new(),
             room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             node_room: Arc::clone(room),
             reserve: *reserve,
             turned_away: Arc::new(Semaphore::new(MAX_TURNED_AWAY)),
+            cache: cache.of_job(job.accepted.has_secrets),
         }
     }
 
@@ -161,11 +210,12 @@ impl Proxy {
     }
 }
 
-/// Serves the proxy in the sandbox of a job. Never ends; when dropped, all connections end.
+/// Serves the proxy in the sandbox of a job, by what it may reach and what its shim has kept. Never ends; when dropped, all
+/// connections end.
 pub(super) async fn serve(
     ctx: &WorkerContext,
     job: &Arc<Job>,
-    allowed: &EgressSpec,
+    allowed: (&EgressSpec, Option<EdgeAccess>),
     listeners: Vec<TcpListener>,
 ) -> Infallible {
     let tally = Arc::clone(&job.egress);

@@ -5,7 +5,10 @@
 //! then, and addresses are not checked here: what it may reach is its own rule.
 
 use super::{address::AddressPolicy, refusal::Refusal, request::Target};
-use crate::http::resolve::{port_of, resolve_host};
+use crate::{
+    api::egress::HostName,
+    http::resolve::{port_of, resolve_host},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{StatusCode, Uri, uri::Scheme};
 use std::{
@@ -104,7 +107,8 @@ impl Route {
 }
 
 async fn connect_directly(target: &Target, policy: &AddressPolicy) -> Result<TcpStream, Refusal> {
-    let found = resolve_host(target.host.as_str()).await.map_err(|error| {
+    let found = resolve_host(&lookup_name(&target.host)).await;
+    let found = found.map_err(|error| {
         tracing::debug!(%error, "name of an allowed host not resolved");
         let detail = format!(
             "this node finds no address for {}; check the name, and the name servers of the node",
@@ -131,6 +135,13 @@ async fn connect_directly(target: &Target, policy: &AddressPolicy) -> Result<Tcp
         );
         Refusal::unreachable(StatusCode::BAD_GATEWAY, detail)
     })
+}
+
+/// Name that is looked up for a host. One with a dot is whole: the search domains of this node would make another name
+/// of it, which nobody has allowed. Only a name of the node's own network has none, such as `mirror`.
+fn lookup_name(host: &HostName) -> String {
+    let dot = if host.as_str().contains('.') { "." } else { "" };
+    format!("{host}{dot}")
 }
 
 /// Whether an address is one of this machine, which may be public. No firewall in front of the machine sees a call that
@@ -270,6 +281,18 @@ mod tests {
         }
         let both = networks(&["127.0.0.0/8", "::1/128"]);
         Route::Direct.connect(&target, &both).await.unwrap();
+    }
+
+    #[test]
+    fn name_with_dot_is_whole() {
+        for (host, name) in [
+            ("api.example.com", "api.example.com."),
+            ("api.example.com.", "api.example.com."),
+            ("localhost", "localhost"),
+            ("mirror", "mirror"),
+        ] {
+            assert_eq!(lookup_name(&host.parse().unwrap()), name);
+        }
     }
 
     #[test]

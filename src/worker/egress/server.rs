@@ -7,8 +7,9 @@ use super::{
     FEW_CONNECTIONS, MAX_CONNECTIONS, Proxy,
     activity::IDLE_TIMEOUT,
     exchange::exchange,
+    notices::Asked,
     refusal::{Refusal, accept_of},
-    request::{Wanted, wanted},
+    request::{Destination, Target, Wanted, wanted},
     tunnel::PendingTunnel,
 };
 use crate::{
@@ -19,11 +20,12 @@ use crate::{
     },
 };
 use bytes::Bytes;
+use http::HeaderValue;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -34,8 +36,8 @@ use tokio_io_timeout::TimeoutStream;
 
 /// Time for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest head of a request, in bytes.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Longest head of a request, and most bytes of an answer that wait for a client. In bytes.
+const MAX_HEAD_BYTES: usize = 24 * 1024;
 /// Pause after a connection could not be accepted, mostly for lack of file descriptors.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Time for a connection without a place to read its answer.
@@ -43,6 +45,9 @@ const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Answer to such a connection.
 const BUSY: &str = "cynode: too many connections to the proxy are open, of this sandbox or of all on this node; close some, \
                     and try again\n";
+
+/// Connection of a client, as hyper serves it.
+pub(super) type ClientIo = TokioIo<Pin<Box<TimeoutStream<TcpStream>>>>;
 
 /// Tunnel of a connection, as soon as one was promised.
 type TunnelSlot = Arc<Mutex<Option<PendingTunnel>>>;
@@ -135,13 +140,9 @@ async fn serve_connection(proxy: &Arc<Proxy>, stream: TcpStream) {
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(IDLE_TIMEOUT));
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD_BYTES)
-        // A client may have sent all that it will.
-        .half_close(true)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service)
+    let stream: ClientIo = TokioIo::new(Box::pin(stream));
+    let served = server_builder()
+        .serve_connection(stream, service)
         .with_upgrades();
     if let Err(error) = served.await {
         tracing::debug!(%error, "connection to the proxy ended early");
@@ -152,23 +153,61 @@ async fn serve_connection(proxy: &Arc<Proxy>, stream: TcpStream) {
     }
 }
 
+/// HTTP of a client's connection, within its limits.
+pub(super) fn server_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES)
+        // A client may have sent all that it will.
+        .half_close(true);
+    builder
+}
+
 /// Answers one request.
 async fn respond(proxy: &Proxy, request: http::Request<Incoming>, tunnel: &TunnelSlot) -> Response {
     proxy.rate.wait().await;
     let accept = accept_of(request.headers());
-    let refusal = match decide_and_answer(proxy, request, tunnel).await {
-        Ok(answer) => return answer,
-        Err(refusal) => refusal,
-    };
-    if refusal.is_by_rule {
-        proxy.meter.count_refused(&refusal);
-        // Not more: a job could repeat it.
-        tracing::debug!(
-            reason = refusal.detail,
-            "request of a job to the proxy refused"
-        );
+    let asked = Asked::of(request.uri());
+    match decide_and_answer(proxy, request, tunnel).await {
+        Ok(answer) => answer,
+        Err(refusal) => proxy.refuse(&asked, &refusal, accept.as_ref()).await,
     }
-    refusal.answer(accept.as_ref())
+}
+
+impl Proxy {
+    /// Counts and reports that a request may go to its host, as one may whose host could not be reached.
+    pub(super) async fn let_through<T>(
+        &self,
+        target: &Target,
+        connected: Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        if !matches!(&connected, Err(refusal) if refusal.is_by_rule) {
+            self.meter.count_allowed();
+            self.notices.allowed(target).await;
+        }
+        connected
+    }
+
+    /// Answer to a request that is not passed on, which is counted and reported.
+    pub(super) async fn refuse(
+        &self,
+        asked: &Asked,
+        refusal: &Refusal,
+        accept: Option<&HeaderValue>,
+    ) -> Response {
+        if refusal.is_by_rule {
+            self.meter.count_refused(refusal);
+            // Not more: a job could repeat it.
+            tracing::debug!(
+                reason = refusal.detail,
+                "request of a job to the proxy refused"
+            );
+        }
+        self.notices.not_passed(asked, refusal).await;
+        refusal.answer(accept)
+    }
 }
 
 async fn decide_and_answer(
@@ -180,13 +219,16 @@ async fn decide_and_answer(
     let (Wanted::Tunnel(target) | Wanted::Exchange(target, _)) = &wanted;
     proxy.check(target)?;
     let connected = proxy.route.connect(target, &proxy.addresses).await;
-    // A host that can't be reached was allowed.
-    if !matches!(&connected, Err(refusal) if refusal.is_by_rule) {
-        proxy.meter.count_allowed();
-    }
-    let server = connected?;
+    let server = proxy.let_through(target, connected).await?;
     match wanted {
-        Wanted::Exchange(target, path) => exchange(proxy, request, server, (&target, path)).await,
+        Wanted::Exchange(target, path) => {
+            let to = Destination {
+                target: &target,
+                path,
+                is_encrypted: false,
+            };
+            exchange(proxy, request, server, to).await
+        }
         Wanted::Tunnel(target) => {
             let client = upgrade::on(&mut request);
             *tunnel.lock() = Some(PendingTunnel {

@@ -6,23 +6,24 @@ use super::{
     activity::Activity,
     client_hello::{self, HelloFault},
     refusal::hello_text,
+    relay::pass_on,
     request::Target,
-    tally::{Direction, Meter},
+    server::ClientIo,
+    tally::Direction,
+    terminate,
 };
 use crate::api::egress::HostName;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use std::{io, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
 /// Time for the hello of a TLS client.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that are on their way in one direction. More make no transfer faster, and a node has many tunnels.
-const BUFFER_BYTES: usize = 32 * 1024;
+pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a hello that are read at a time.
 const HELLO_CHUNK_BYTES: usize = 4 * 1024;
 
@@ -34,13 +35,14 @@ pub(super) struct PendingTunnel {
 }
 
 impl PendingTunnel {
-    /// Passes bytes on to the end of the tunnel.
-    pub(super) async fn run(self, proxy: &Proxy) {
+    /// Passes bytes on to the end of the tunnel, or the requests in it where the proxy opens its TLS.
+    pub(super) async fn run(self, proxy: &Arc<Proxy>) {
         let Self {
             client,
             mut server,
             target,
         } = self;
+        let activity = Activity::of(proxy.notices.flow(&target));
         let mut client = match client.await {
             Ok(client) => TokioIo::new(client),
             Err(error) => {
@@ -48,25 +50,43 @@ impl PendingTunnel {
                 return;
             }
         };
-        if target.is_tls() {
-            let hello = match read_hello(&mut client, &target.host).await {
+        let is_opened = proxy.edge.terminates(&target.host, target.port);
+        let mut begin = Vec::new();
+        if target.is_tls() || is_opened {
+            begin = match read_hello(&mut client, &target.host).await {
                 Ok(hello) => hello,
                 Err(fault) => {
                     let reason = hello_text(fault);
                     let kept = format!("tunnel to {target} cut: {reason}");
                     proxy.meter.count_cut(&kept);
+                    activity.cut(reason);
                     // Not more: a job could repeat it.
                     tracing::debug!(%target, reason, "tunnel of a job refused");
                     return;
                 }
             };
-            let passed = proxy.meter.add(Direction::Sent, hello.len());
-            if passed.is_err() || server.write_all(&hello).await.is_err() {
-                return;
+            if is_opened {
+                return terminate::serve(proxy, (client, begin), (server, target)).await;
             }
         }
-        if let Err(error) = pass_on(client, server, &proxy.meter).await {
+        let Ok(client) = client.into_inner().downcast::<ClientIo>() else {
+            tracing::error!(
+                "connection of a tunnel is of another kind; please report this as a fault of cynode"
+            );
+            return;
+        };
+        // What came with the request.
+        begin.extend_from_slice(&client.read_buf);
+        let passing = async {
+            activity.count(Direction::Sent, begin.len());
+            proxy.meter.add(Direction::Sent, begin.len())?;
+            server.write_all(&begin).await?;
+            let client = client.io.inner().get_ref();
+            pass_on(client, &server, (&proxy.meter, &activity)).await
+        };
+        if let Err(error) = passing.await {
             proxy.meter.count_used_up();
+            activity.cut_if_used_up(&proxy.meter);
             tracing::debug!(%target, %error, "tunnel of a job ended early");
         }
     }
@@ -92,104 +112,10 @@ async fn read_hello(
     read.unwrap_or(Err(HelloFault::Missing))
 }
 
-/// Passes bytes on in both directions. The end of one is passed on, and the other goes on.
-async fn pass_on(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    server: TcpStream,
-    meter: &Meter,
-) -> io::Result<()> {
-    let activity = Activity::new();
-    let (from_client, to_client) = split(client);
-    let (from_server, to_server) = server.into_split();
-    let sent = copy(from_client, to_server, (Direction::Sent, meter), &activity);
-    let received = copy(
-        from_server,
-        to_client,
-        (Direction::Received, meter),
-        &activity,
-    );
-    tokio::select! {
-        ended = async { tokio::try_join!(sent, received) } => ended.map(drop),
-        () = activity.wait_idle() => Err(io::ErrorKind::TimedOut.into()),
-    }
-}
-
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    (direction, meter): (Direction, &Meter),
-    activity: &Activity,
-) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        let read = from.read(&mut buffer).await?;
-        if read == 0 {
-            return to.shutdown().await;
-        }
-        activity.touch();
-        meter.add(direction, read)?;
-        to.write_all(&buffer[..read]).await?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        api::size::ByteSize, http::metrics::MetricsRegistry, worker::egress::metrics::EgressMetrics,
-    };
-    use std::sync::Arc;
-    use tokio::{io::duplex, net::TcpListener};
-
-    fn meter(limit: u64) -> Meter {
-        let metrics = EgressMetrics::new(&MetricsRegistry::default());
-        Meter::new(Arc::default(), Some(ByteSize(limit)), metrics, false)
-    }
-
-    async fn connected() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (server, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (server.unwrap(), accepted.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn answer_comes_after_end_of_request() {
-        let (mut job, client) = duplex(64);
-        let (server, mut host) = connected().await;
-        let meter = meter(1 << 20);
-        let ends = async {
-            job.write_all(b"question").await.unwrap();
-            job.shutdown().await.unwrap();
-            let mut question = String::new();
-            host.read_to_string(&mut question).await.unwrap();
-            assert_eq!(question, "question");
-            host.write_all(b"answer").await.unwrap();
-            drop(host);
-            let mut answer = String::new();
-            job.read_to_string(&mut answer).await.unwrap();
-            assert_eq!(answer, "answer");
-        };
-        let (passed, ()) = tokio::join!(pass_on(client, server, &meter), ends);
-        passed.unwrap();
-    }
-
-    #[tokio::test]
-    async fn tunnel_is_cut_at_the_limit() {
-        let (mut job, client) = duplex(64);
-        let (server, mut host) = connected().await;
-        let meter = meter(100);
-        let ends = async {
-            // Fails as soon as the tunnel is gone.
-            let _ = job.write_all(&[7; 1000]).await;
-            let mut received = Vec::new();
-            let _ = host.read_to_end(&mut received).await;
-            assert!(received.len() <= 100, "{}", received.len());
-        };
-        let (passed, ()) = tokio::join!(pass_on(client, server, &meter), ends);
-        passed.unwrap_err();
-        assert!(meter.excess().is_some());
-    }
+    use tokio::io::duplex;
 
     #[tokio::test(start_paused = true)]
     async fn silent_client_has_no_hello() {

@@ -10,7 +10,7 @@ use crate::{
     sandbox::StopReason,
     spool::{AcceptedJob, Spool},
     wait,
-    worker::egress::Tally,
+    worker::{egress::Tally, notes::Notes},
 };
 use std::{
     io, mem,
@@ -50,6 +50,8 @@ pub(in crate::worker) struct Job {
     is_removed_on_drop: AtomicBool,
     /// Sums of what it did through the proxy.
     pub(in crate::worker) egress: Arc<Tally>,
+    /// What is to be noted in its log while its shim writes that.
+    pub(in crate::worker) notes: Notes,
     /// Artifacts of the result, once one was asked for: they are sent one by one.
     artifacts: sync::OnceCell<Vec<JobArtifact>>,
 }
@@ -76,6 +78,7 @@ impl Job {
             is_pulling: AtomicBool::new(false),
             is_removed_on_drop: AtomicBool::new(false),
             egress: Arc::default(),
+            notes: Notes::default(),
             artifacts: sync::OnceCell::new(),
         }
     }

@@ -3,6 +3,7 @@
 //! Base64 depends on what stands before the value: three bytes become four characters, so there are three texts, and the
 //! characters at their ends also depend on the neighbours and are left out.
 
+use crate::api::secrets::MIN_MASKED_BYTES;
 use base64::{
     Engine as _,
     engine::{
@@ -12,8 +13,6 @@ use base64::{
 };
 use std::collections::BTreeSet;
 
-/// Shortest value that is masked, in bytes: a shorter one would stand everywhere.
-const MIN_VALUE_BYTES: usize = 4;
 /// Shortest line of a value that is masked by itself.
 const MIN_LINE_BYTES: usize = 8;
 /// Lengths of lines in which programs wrap base64: of base64(1), and of PEM.
@@ -24,7 +23,7 @@ pub(super) fn of(value: &str) -> BTreeSet<Vec<u8>> {
     let mut forms = BTreeSet::new();
     // A shell cuts the end of line off that a file has.
     for value in [value, value.trim_end_matches(['\r', '\n'])] {
-        if value.len() >= MIN_VALUE_BYTES {
+        if value.len() >= MIN_MASKED_BYTES {
             add_forms(&mut forms, value);
         }
     }

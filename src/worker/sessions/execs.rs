@@ -200,7 +200,9 @@ fn first_output(spool: &ExecSpool) -> io::Result<(String, String, bool)> {
                     truncated = true;
                     continue;
                 }
-                RecordContent::Status(_) | RecordContent::Started => continue,
+                RecordContent::Status(_) | RecordContent::Started | RecordContent::Egress(_) => {
+                    continue;
+                }
             };
             let stream = chunk.stream as usize;
             let text = chunk.text();

@@ -44,14 +44,20 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::timeout,
+};
 use uuid::Uuid;
 
 /// Most snapshots of a node, since a report names them all.
 const MAX_SNAPSHOTS: usize = 48;
 /// Most snapshots of a user on a node, so that one leaves some to others.
 const MAX_SNAPSHOTS_PER_USER: usize = 16;
+/// Longest wait for the turn to make or remove one.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Start of the name of a directory that is not complete.
 const UNFINISHED_PREFIX: &str = ".new-";
 const RECORD_FILE: &str = "record.json";
@@ -139,9 +145,10 @@ impl Snapshots {
         retired.values().copied().fold(0, u64::saturating_add)
     }
 
-    /// Takes the turn to make or remove one.
-    fn try_turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        self.turn.try_acquire().map_err(|_| {
+    /// Takes the turn to make or remove one. Waits for a while, since a round of the collection is short.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let turn = timeout(TURN_TIMEOUT, self.turn.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
             let detail = "this node makes or removes another snapshot at the moment; try again";
             Problem::new(ProblemKind::Conflict, detail)
         })
@@ -278,7 +285,7 @@ fn fate(snapshot: &StoredSnapshot, images: &[SnapshotImage]) -> Fate {
 /// without a name that containers used. For every round of the collection; the first one is at the start.
 pub(super) async fn clear_up(ctx: &WorkerContext) {
     // Whoever has the turn clears up behind itself.
-    if let Ok(_turn) = ctx.snapshots.try_turn() {
+    if let Ok(_turn) = ctx.snapshots.turn.try_acquire() {
         // What can't be removed now is tried again in the next round.
         ctx.engine.discard_snapshot_container(&ctx.node_uuid).await;
         remove_nameless(ctx).await;

@@ -20,7 +20,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// directory is removed, too, such as one whose directory could not be read; and a directory without an image.
 pub(super) async fn remove(ctx: &Arc<WorkerContext>, image: &ImageRef) -> Result<(), Problem> {
     let snapshots = &ctx.snapshots;
-    let _turn = snapshots.try_turn()?;
+    let _turn = snapshots.turn().await?;
     let ids = snapshots.ids_of(image);
     if ids.is_empty() {
         let found = ctx.engine.has_snapshot(&ctx.node_uuid, image.as_str());

@@ -49,7 +49,7 @@ pub(in crate::worker) async fn save(
     image: &ImageRef,
 ) -> Result<StoredSnapshot, ApiError> {
     let ctx = &api.ctx;
-    let _turn = ctx.snapshots.try_turn()?;
+    let _turn = ctx.snapshots.turn().await?;
     ctx.ensure_ready().await?;
     let budget = ctx.snapshots.budget(image)?;
     let dir = ctx.snapshots.new_dir();

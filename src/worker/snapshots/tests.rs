@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::time::Time;
+use tokio::time::sleep;
 
 const IMAGE: &str = "localhost/cynode-snapshots/01a22660-6f24-77f8-92cd-eb2128634ef9:base";
 
@@ -115,13 +116,17 @@ fn number_of_snapshots_is_bounded() {
     assert!(problem.detail.contains("this node has"), "{problem:?}");
 }
 
-#[test]
-fn one_is_made_at_a_time() {
+#[tokio::test(start_paused = true)]
+async fn one_is_made_at_a_time() {
     let home = tempfile::tempdir().unwrap();
     let (snapshots, _) = Snapshots::open(home.path().join("s"), 1).unwrap();
-    let turn = snapshots.try_turn().unwrap();
-    let problem = snapshots.try_turn().unwrap_err();
+    let turn = snapshots.turn().await.unwrap();
+    let problem = snapshots.turn().await.unwrap_err();
     assert_eq!(problem.kind, ProblemKind::Conflict);
-    drop(turn);
-    assert!(snapshots.try_turn().is_ok());
+    let round = async {
+        sleep(TURN_TIMEOUT / 2).await;
+        drop(turn);
+    };
+    let (next, ()) = tokio::join!(snapshots.turn(), round);
+    assert!(next.is_ok(), "a short round is waited for");
 }

@@ -62,6 +62,17 @@ impl Answer {
         let _ = self.0.write_all(format!("{head}{body}").as_bytes());
     }
 
+    /// Answers at once, with these lines in its head.
+    pub(crate) fn headed(mut self, status: u16, lines: &[String], body: &[u8]) {
+        let head = head(status, "text/plain", body.len());
+        let head = head.trim_end_matches("\r\n");
+        let lines: String = lines.iter().map(|line| format!("\r\n{line}")).collect();
+        let _ = self
+            .0
+            .write_all(format!("{head}{lines}\r\n\r\n").as_bytes());
+        let _ = self.0.write_all(body);
+    }
+
     /// Begins an answer in pieces of this media type. It is cut when dropped, unless it is ended.
     pub(crate) fn pieces(mut self, media_type: &str) -> Pieces {
         let head = format!(

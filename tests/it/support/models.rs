@@ -45,7 +45,8 @@ pub(crate) fn model_server(
 pub(crate) fn cluster(server: &Listener) -> Cluster {
     let port = server.address.port().to_string();
     let inference = ["--inference", "on", "--inference-port", &port];
-    let cluster = Cluster::start_at(["127.0.0.1:0", "127.0.0.1:0"], &inference);
+    // Nodes that stand in beside it speak plain HTTP.
+    let cluster = Cluster::start_operated(&["--tls", "off"], &inference);
     eventually("the node serves models", || {
         let node = cluster.user.get("/v1/nodes").json(200);
         let inference = &node["nodes"][0]["inference"];

@@ -44,6 +44,15 @@ impl Cluster {
         let node = Node::dial(home.path(), "box", &wire.url, &[]);
         (Self::of(home, orchestrator, node), wire)
     }
+
+    /// The same with a node that also listens.
+    pub(crate) fn start_with_both_ways() -> (Self, Wire) {
+        let home = tempfile::tempdir().unwrap();
+        let orchestrator = Orchestrator::start(home.path(), &[]);
+        let wire = Wire::to(orchestrator.control.address());
+        let node = Node::start(home.path(), "box", &wire.url, &["--connect", "auto"]);
+        (Self::of(home, orchestrator, node), wire)
+    }
 }
 
 /// Asks for a tunnel with this token: the connection, and the head of the answer. What follows was not read.

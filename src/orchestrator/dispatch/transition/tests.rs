@@ -148,6 +148,8 @@ fn canceled_job_has_no_other_attempt() {
         AttemptOutcome::NotStarted(Reason::default()),
         AttemptOutcome::NotSent(Reason::default()),
         AttemptOutcome::Rejected(Reason::default()),
+        AttemptOutcome::SecretMissing(Reason::default()),
+        AttemptOutcome::Damaged(Reason::default()),
     ] {
         let mut transition = decide(1, 3, outcome);
         transition.cancel();

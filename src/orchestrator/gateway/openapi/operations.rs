@@ -9,7 +9,7 @@ use super::{
     api_keys, artifacts, join_tokens, models, node_models,
     operation::{Operation, operation},
     sandbox_calls, sandboxes,
-    schemas::{any_text, schema_of},
+    schemas::{any_text, event, last_event_id, schema_of},
     secrets, service, snapshots,
 };
 use crate::api::{
@@ -30,22 +30,12 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 const EVENTS: &str = "\
 Server-sent events, with follow=true or if Accept names this type. The data of `status` is \
 `{\"status\", \"reason\"?, \"detail\"?}`, of `stdout` and `stderr` `{\"data\" or \"data_base64\", \"time\"?}`, of `gap` (output that was dropped) \
-`{\"stream\", \"bytes\"}`, and of `end`, the last event, `{\"status\", \"exit_code\"?}`. An id is \
+`{\"stream\", \"bytes\"}`, of `egress` (a request of the job to a host, unless one stream is selected) `{\"host\"?, \"port\"?, \
+\"verdict\": \"allowed\", \"refused\" or \"ended\", \"detail\"?, \"bytes_sent\"?, \"bytes_received\"?, \"time\"?}`, and of `end`, the last event, `{\"status\", \"exit_code\"?}`. An id is \
 `<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
 
-/// Pattern of the id of an event.
-const EVENT_ID: &str = "[0-9]{1,9}-[0-9]{1,18}";
-
 fn log_event(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object",
-        "required": ["id", "event", "data"],
-        "properties": {
-            "id": {"type": "string", "pattern": format!("^{EVENT_ID}$")},
-            "event": {"type": "string", "enum": ["status", "stdout", "stderr", "gap", "end"]},
-            "data": {"type": "string", "contentMediaType": "application/json"},
-        },
-    })
+    event(&["status", "stdout", "stderr", "gap", "egress", "end"])
 }
 
 /// Schema of the size of a page.
@@ -294,7 +284,7 @@ fn get_task_logs() -> Operation {
     .header(
         "Last-Event-ID",
         "Id of the last event received; events after it are sent.",
-        |_| json_schema!({"type": "string", "pattern": format!("^({EVENT_ID})?$")}),
+        last_event_id,
     )
     .returns::<TaskLogs>()
     .returns_media("text/event-stream", EVENTS, log_event)

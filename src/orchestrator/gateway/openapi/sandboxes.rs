@@ -3,11 +3,15 @@
 use super::{
     super::{MAX_PAGE_SIZE, tasks::DEFAULT_PAGE_SIZE},
     operation::{Operation, operation},
-    schemas::schema_of,
+    schemas::{event, last_event_id, schema_of},
 };
 use crate::api::sandboxes::{CreateSandbox, RenewSandbox, Sandbox, SandboxList};
 use http::Method;
 use schemars::json_schema;
+
+const EVENTS: &str = "\
+Server-sent events. The data of `egress` is that of the logs of tasks, of `status` `{\"detail\"}`, which says why there are \
+none where they are lost, and of `end`, the last event, `{\"status\"}`: `queued`, `running` (also while it starts) or `ended`. An id is `<attempt>-<seq>`; send it as Last-Event-ID to continue after that event.";
 
 /// All operations.
 pub(super) fn all() -> Vec<Operation> {
@@ -45,7 +49,30 @@ pub(super) fn all() -> Vec<Operation> {
         .body::<RenewSandbox>()
         .returns::<Sandbox>()
         .fails_with(410),
+        events(),
     ]
+}
+
+fn events() -> Operation {
+    operation(
+        Method::GET,
+        "/v1/sandboxes/{id}/events",
+        "get_sandbox_events",
+        "Show or follow what a sandbox asked hosts for",
+    )
+    .query(
+        "follow",
+        "Whether to stream events as they happen, until the sandbox ends: the default.",
+        schema_of::<bool>,
+    )
+    .header(
+        "Last-Event-ID",
+        "Id of the last event received; events after it are sent.",
+        last_event_id,
+    )
+    .returns_media("text/event-stream", EVENTS, |_| {
+        event(&["status", "egress", "end"])
+    })
 }
 
 fn list() -> Operation {

@@ -10,6 +10,9 @@ use schemars::{
 };
 use serde_json::{Map, Value, json};
 
+/// Pattern of the id of an event.
+const EVENT_ID: &str = "[0-9]{1,9}-[0-9]{1,18}";
+
 /// Function that makes a schema; the types that it names go to the generator.
 pub(super) type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
 
@@ -26,6 +29,24 @@ pub(super) fn any_text(_: &mut SchemaGenerator) -> Schema {
 /// Schema of bytes of any kind. Generators of clients know them by `format`, from OpenAPI 3.0; 3.1 names the media type.
 pub(super) fn octets(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"})
+}
+
+/// Schema of a server-sent event with one of these names.
+pub(super) fn event(names: &[&str]) -> Schema {
+    json_schema!({
+        "type": "object",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": format!("^{EVENT_ID}$")},
+            "event": {"type": "string", "enum": names},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    })
+}
+
+/// Schema of the id of an event, or of nothing.
+pub(super) fn last_event_id(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "pattern": format!("^({EVENT_ID})?$")})
 }
 
 /// Collection of the schemas that a document names.

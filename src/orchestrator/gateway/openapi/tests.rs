@@ -128,6 +128,8 @@ fn egress_schema_agrees_with_code() {
         json!({"allow": ["*.example.com:8443", "bücher.example"], "profiles": ["python", "git"], "unknown": 1}),
         json!({"allow": [], "profiles": ["rust"]}),
         json!({"allow": vec!["a.b"; 64]}),
+        json!({"allow": ["*.a.b"], "terminate": ["x.a.b", "y.a.b:80"]}),
+        json!({"profiles": ["git"], "terminate": []}),
     ] {
         assert!(
             accepts(&body(allowlist.clone(), egress.clone())),
@@ -158,6 +160,11 @@ fn egress_schema_agrees_with_code() {
         json!({"allow": vec!["a.b"; 65]}),
         json!({"profiles": ["perl"]}),
         json!({"profiles": ["Python"]}),
+        json!({"terminate": ["a.b"]}),
+        json!({"allow": ["*.a.b"], "terminate": ["*.a.b"]}),
+        json!({"allow": ["a.b"], "terminate": null}),
+        json!({"allow": ["a.b"], "terminate": "a.b"}),
+        json!({"allow": ["a.b"], "terminate": vec!["a.b"; 65]}),
     ] {
         assert!(
             !accepts(&body(allowlist.clone(), egress.clone())),
@@ -170,6 +177,41 @@ fn egress_schema_agrees_with_code() {
     let prompt =
         json!({"prompt": "x", "network_policy": "allowlist", "egress": {"allow": ["a.b"]}});
     assert!(!accepts(&prompt));
+}
+
+#[test]
+fn secret_schema_agrees_with_code() {
+    let body = |secret: Value| {
+        json!({
+            "script": "x", "secrets": ["Z", secret], "network_policy": "allowlist",
+            "egress": {"allow": ["a.b"], "terminate": ["a.b"]},
+        })
+    };
+    for secret in [
+        json!("A"),
+        json!({"name": "A", "env": null, "host": null, "header": null}),
+        json!({"name": "A", "host": "a.b", "header": null}),
+        json!({"name": "A", "host": "a.b:80", "header": "X-Api-Key"}),
+    ] {
+        assert!(accepts(&body(secret.clone())), "{secret}");
+    }
+    for secret in [
+        json!({"name": "A", "env": "B", "unknown": 1}),
+        json!(null),
+        json!("a"),
+        json!({"env": "B"}),
+        json!({"name": "A", "env": "1"}),
+        json!({"name": "A", "header": "x-api-key"}),
+        json!({"name": "A", "host": null, "header": "x-api-key"}),
+        json!({"name": "A", "host": "*.a.b"}),
+        json!({"name": "A", "host": ""}),
+        json!({"name": "A", "host": 7}),
+        json!({"name": "A", "host": "a.b", "header": ""}),
+        json!({"name": "A", "host": "a.b", "header": "x y"}),
+        json!({"name": "A", "host": "a.b", "header": "x".repeat(129)}),
+    ] {
+        assert!(!accepts(&body(secret.clone())), "{secret}");
+    }
 }
 
 #[test]

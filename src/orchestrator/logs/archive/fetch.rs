@@ -90,7 +90,7 @@ pub(in crate::orchestrator) async fn start(
     result: &JobResult,
 ) -> ArchiveTask {
     let has_output = !result.stdout.is_empty() || !result.stderr.is_empty();
-    if !has_output || state.log_archive.retention.quota == 0 {
+    if !(has_output || result.has_egress()) || state.log_archive.retention.quota == 0 {
         return ArchiveTask(None);
     }
     let shared = Arc::clone(state);

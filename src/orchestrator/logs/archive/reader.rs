@@ -111,13 +111,23 @@ impl ArchiveReader {
             let Some(record) = self.selector.select(record) else {
                 continue;
             };
-            bytes += size_of::<LogRecord>();
-            if let RecordContent::Output(chunk) = &record.content {
-                bytes += chunk.bytes.len();
-            }
+            bytes += size_of::<LogRecord>() + text_bytes(&record.content);
             records.push(record);
         }
         Ok(records)
+    }
+}
+
+/// Bytes of the texts of a record, which its node may have made as long as a record can be.
+fn text_bytes(content: &RecordContent) -> usize {
+    match content {
+        RecordContent::Output(chunk) => chunk.bytes.len(),
+        RecordContent::Status(detail) => detail.len(),
+        RecordContent::Egress(event) => {
+            let texts = [&event.host, &event.detail].into_iter().flatten();
+            texts.map(String::len).sum()
+        }
+        RecordContent::Started | RecordContent::Gap { .. } => 0,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::api::events::{
-    LogPart, LogRecord, OutputChunk, RecordContent, Stream, TailLines, write_end, write_record,
-    write_start,
+    EgressEvent, EgressVerdict, LogPart, LogRecord, OutputChunk, RecordContent, Stream, TailLines,
+    write_end, write_record, write_start,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -125,6 +125,32 @@ fn only_whole_log_of_the_attempt_is_kept() {
             .is_err()
     );
     assert_eq!(fs::read_dir(&archive.directory).unwrap().count(), 0);
+}
+
+#[test]
+fn few_long_texts_are_in_memory_at_a_time() {
+    let home = tempfile::tempdir().unwrap();
+    let archive = archive(home.path(), MIB);
+    let text = || "x".repeat(100_000);
+    let mut event = EgressEvent::new(EgressVerdict::Refused, Some(text()), None);
+    event.detail = Some(text());
+    for content in [RecordContent::Status(text()), RecordContent::Egress(event)] {
+        let (job, mut log) = (JobId::new(), Vec::new());
+        write_start(1, &mut log);
+        for seq in 1..=20 {
+            let (time, content) = (None, content.clone());
+            write_record(&LogRecord { seq, time, content }, &mut log);
+        }
+        write_end(20, &mut log);
+        keep(&archive, job, &log);
+        let mut reader = archive.reader(job, 1, LogPart::default(), 0).unwrap();
+        let (reader, mut read) = (reader.as_mut().unwrap(), 0);
+        while read < 20 {
+            let records = reader.read().unwrap().len();
+            assert!((1..=2).contains(&records), "{records}");
+            read += records;
+        }
+    }
 }
 
 #[test]

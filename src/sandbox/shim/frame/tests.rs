@@ -21,7 +21,9 @@ fn take_stop(read: &mut BytesMut) -> io::Result<Option<StopRequest>> {
     match take_owner_message(read)? {
         Some(OwnerMessage::Stop(request)) => Ok(Some(request)),
         None => Ok(None),
-        Some(OwnerMessage::Stdin | OwnerMessage::Assign(_)) => panic!("no stop"),
+        Some(OwnerMessage::Stdin | OwnerMessage::Assign(_) | OwnerMessage::Note(_)) => {
+            panic!("no stop")
+        }
     }
 }
 
@@ -103,6 +105,24 @@ fn notice_of_stdin_goes_only_to_shims_with_frames() {
     let taken = taken_bytewise(&bytes, take_owner_message);
     assert_eq!(taken, [OwnerMessage::Stdin]);
     assert!(encode_stdin(Protocol::Unframed).is_empty());
+}
+
+#[test]
+fn notes_survive_where_they_are_short_and_understood() {
+    let longest = vec![b'n'; MAX_NOTE_BYTES];
+    let bytes = [
+        encode_note(b"", Protocol::Framed),
+        encode_note(&longest, Protocol::Framed),
+    ];
+    let taken = taken_bytewise(&bytes.concat(), take_owner_message);
+    let expected = [Bytes::new(), Bytes::from(longest.clone())];
+    assert_eq!(taken, expected.map(OwnerMessage::Note));
+    assert!(encode_note(b"note", Protocol::Unframed).is_empty());
+    let long = [&longest[..], b"n"].concat();
+    assert!(encode_note(&long, Protocol::Framed).is_empty());
+    let sent = [frame(NOTE, &long), encode_stdin(Protocol::Framed)].concat();
+    let taken = taken_bytewise(&sent, take_owner_message);
+    assert_eq!(taken, [OwnerMessage::Stdin], "skipped");
 }
 
 #[test]

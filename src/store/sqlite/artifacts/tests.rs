@@ -102,7 +102,9 @@ impl Fixture {
             bytes: 99_999,
             bytes_per_user: 99_999,
         };
-        let created = self.store.task_create(self.by, spec, None, limits, NOW);
+        let created = self
+            .store
+            .task_create(self.by, spec, None, limits, None, NOW);
         match created.await.unwrap() {
             CreateOutcome::Created(task) => task.id,
             _ => panic!("not created"),

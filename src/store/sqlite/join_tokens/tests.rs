@@ -66,6 +66,7 @@ impl Fixture {
             slug: None,
             uses,
             expires_at: at.plus(HOUR),
+            url: "http://192.168.1.5:12082".to_owned(),
         };
         let event = event(AuditAction::JoinTokenCreate, at);
         let created = self.store.join_token_create(new, self.admin, event);

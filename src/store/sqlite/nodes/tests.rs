@@ -52,7 +52,7 @@ async fn add_task(store: &Store, now: Time) {
     };
     let spec = task.resolve("docker.io/library/alpine:latest").unwrap();
     let created = store
-        .task_create(by, spec, None, limits, now)
+        .task_create(by, spec, None, limits, None, now)
         .await
         .unwrap();
     assert!(matches!(created, CreateOutcome::Created(_)));

@@ -139,6 +139,9 @@ async fn all_secrets_are_resealed_in_one_commit() {
     let keys = found.into_iter().map(|secret| secret.unwrap().sealing);
     let keys: Vec<_> = keys.map(|sealing| sealing.key_id).collect();
     assert_eq!(keys, ["2", "1"]);
+    let mut used = world.store.secret_keys_in_use().await.unwrap();
+    used.sort();
+    assert_eq!(used, [("1".to_owned(), 2), ("2".to_owned(), 1)]);
 }
 
 #[tokio::test]

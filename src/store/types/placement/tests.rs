@@ -125,6 +125,21 @@ fn fields_of_sandbox_need_features() {
             serde_json::json!({"network_policy": "allowlist", "egress": {"allow": ["a.b"]}}),
             r#"{"features":["egress"]}"#,
         ),
+        (
+            serde_json::json!({"network_policy": "allowlist", "egress": {"allow": ["a.b"], "terminate": ["a.b"]}}),
+            r#"{"features":["egress","egress-terminate"]}"#,
+        ),
+        (
+            serde_json::json!({
+                "network_policy": "allowlist", "egress": {"allow": ["a.b"]},
+                "secrets": [{"name": "A", "env": "A", "host": "a.b:80", "header": "authorization"}],
+            }),
+            r#"{"features":["egress","egress-terminate","secrets"]}"#,
+        ),
+        (
+            serde_json::json!({"secrets": [{"name": "A", "env": "A"}]}),
+            r#"{"features":["secrets"]}"#,
+        ),
         (serde_json::json!({"network_policy": "restricted"}), "{}"),
         (
             serde_json::json!({"gpus": 2, "timeout_seconds": 10_801}),
